@@ -1,0 +1,119 @@
+"""The composition root: settings in, a complete aiohttp application out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+
+from segsrv.delivery.station import Station
+from segsrv.events import Pipeline
+from segsrv.events.counters import Counters
+from segsrv.events.user_agents import UserAgents
+from segsrv.geoip.databases import Databases
+from segsrv.http.analytics_js import AnalyticsJs
+from segsrv.http.cors import Cors
+from segsrv.http.ingest import Ingest
+from segsrv.http.openapi import OpenApi
+from segsrv.http.project_settings import ProjectSettings
+from segsrv.http.routes import add_routes
+from segsrv.ops.health import Health
+from segsrv.ops.metrics import Metrics
+from segsrv.settings import Settings
+from segsrv.write_keys import with_keys
+
+logger = logging.getLogger(__name__)
+
+Context = Callable[[web.Application], AsyncIterator[None]]
+
+
+def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Application:
+    """Build the ingest application; it is complete, so it can be mounted with `add_subapp`.
+
+    It opens its journal when it starts and closes it when it is cleaned up. Several may live in one
+    process, each with its own `data_dir`. *worker* is this process's number where several processes
+    share a `data_dir`, from 0 to `settings.workers - 1`.
+
+    Raises:
+        SettingsError: A sink's URL, a proxy network or a GeoIP database is wrong.
+
+    """
+    settings = with_keys(settings or Settings())
+    counters = Counters()
+    user_agents = UserAgents(
+        entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
+    )
+    databases = Databases(
+        settings.geoip_db,
+        entries_max=settings.geoip_cache_entries_max,
+        copy_dir=settings.data_dir / "state",
+    )
+    pipeline = Pipeline(
+        event_bytes_max=settings.event_bytes_max,
+        parse_user_agent=user_agents.parse,
+        locate=databases.geo.locate,
+    )
+    cors = Cors(settings.all_keys())
+    ingest = Ingest(settings, pipeline, counters, cors)
+    station = Station(settings, worker=worker)
+    metrics = Metrics(
+        counters,
+        station,
+        user_agents,
+        databases,
+        worker=worker,
+        workers=settings.workers,
+        state_dir=settings.data_dir / "state",
+    )
+
+    app = web.Application(client_max_size=settings.body_bytes_max)
+    app.cleanup_ctx.append(_journal(station, ingest))
+    app.cleanup_ctx.append(_background(settings, metrics, databases, pipeline))
+    AnalyticsJs(settings, cors).add_to(app)
+    add_routes(
+        app,
+        ingest,
+        Health(station, metrics, retry_after_s=settings.retry_after_s),
+        ProjectSettings(settings, cors),
+        OpenApi(settings, cors),
+        cors,
+    )
+    return app
+
+
+def _journal(station: Station, ingest: Ingest) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        await station.start()
+        ingest.commit = station.commit
+        yield
+        await station.stop()
+
+    return context
+
+
+def _background(
+    settings: Settings, metrics: Metrics, databases: Databases, pipeline: Pipeline
+) -> Context:
+    def use_reloaded() -> None:
+        pipeline.locate = databases.geo.locate
+
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(metrics.publish(), name="segsrv-metrics")]
+        if databases.paths:
+            watch = databases.watch(settings.geoip_check_interval_s, use_reloaded)
+            tasks.append(asyncio.create_task(watch, name="segsrv-geoip"))
+        for task in tasks:
+            task.add_done_callback(_report_death)
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    return context
+
+
+def _report_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("background task ended name=%s", task.get_name(), exc_info=error)

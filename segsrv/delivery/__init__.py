@@ -1,0 +1,1 @@
+"""From the journal to the sinks: one shipper for each pair, at its own pace."""

@@ -1,0 +1,169 @@
+"""All journals of one process and the shippers that empty them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from segsrv.delivery.loop_thread import LoopThread
+from segsrv.delivery.shipper import Shipper
+from segsrv.errors import JournalFault
+from segsrv.journal import cursor as cursors
+from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.group_commit import GroupCommit
+from segsrv.journal.log import SegmentLog
+from segsrv.settings import Settings
+from segsrv.sinks import make_sink, sink_names
+
+logger = logging.getLogger(__name__)
+
+
+class Station:
+    """The process's own journal, those that nobody writes any more, and their way to the sinks.
+
+    With fewer workers than before, worker k takes on the journals whose number modulo the count of
+    workers is k, so that what they hold is still delivered. Blocking work runs in threads, and the
+    shippers on a loop of their own, at their own pace.
+    """
+
+    def __init__(self, settings: Settings, *, worker: int) -> None:
+        self.settings = settings
+        self.worker = worker
+        self.commit: GroupCommit | None = None
+        self.journals: dict[int, GroupCommit] = {}
+        self.shippers: list[Shipper] = []
+        self._delivery: LoopThread | None = None
+
+    async def start(self) -> None:
+        """Open the journals and begin to deliver.
+
+        Raises:
+            DataDirInUse: Another process has one of them open.
+            JournalFault: A directory or file can't be made, read or written.
+            SegsrvError: A cursor can't be read, or a sink's URL is wrong.
+
+        """
+        try:
+            for number in await asyncio.to_thread(self._journal_numbers):
+                await self._open(number)
+        except OSError as error:
+            await self._close_journals()
+            raise JournalFault(f"the data directory can't be used: {error}") from error
+        except BaseException:
+            await self._close_journals()
+            raise
+        self.commit = self.journals[self.worker]
+        self._delivery = LoopThread("segsrv-delivery")
+        await self._delivery.call(self._start_shippers())
+
+    async def stop(self) -> None:
+        """Commit what is queued, deliver for the grace period, and let go of the data directory."""
+        grace_s = self.settings.shutdown_grace_s
+        try:
+            if self.commit is not None:
+                await self.commit.finish()
+            if self._delivery is not None:
+                await self._delivery.call(self._stop_shippers(grace_s))
+                await self._delivery.close()
+        finally:
+            await self._close_journals()
+
+    async def _start_shippers(self) -> None:
+        for shipper in self.shippers:
+            shipper.start()
+
+    async def _stop_shippers(self, grace_s: float) -> None:
+        results = await asyncio.gather(
+            *(shipper.stop(grace_s=grace_s) for shipper in self.shippers),
+            return_exceptions=True,
+        )
+        for shipper, result in zip(self.shippers, results, strict=True):
+            if isinstance(result, BaseException):
+                logger.error("sink: stopped by a fault sink=%s", shipper.name, exc_info=result)
+            elif shipper.lag_bytes:
+                logger.warning(
+                    "sink: not all delivered, the rest goes out at the next start sink=%s bytes=%d",
+                    shipper.name,
+                    shipper.lag_bytes,
+                )
+
+    def _journal_numbers(self) -> list[int]:
+        root = self.settings.data_dir / "journal"
+        present = {
+            int(path.name[1:])
+            for path in root.glob("w*")
+            if path.name[1:].isdecimal() and path.is_dir()
+        }
+        left_behind = {
+            number
+            for number in present
+            if number >= self.settings.workers
+            and number % self.settings.workers == self.worker % self.settings.workers
+        }
+        return [self.worker, *sorted(left_behind - {self.worker})]
+
+    async def _open(self, number: int) -> None:
+        settings = self.settings
+        state = settings.data_dir / "state"
+        log = await asyncio.to_thread(self._open_log, number, state)
+        journal = self.journals[number] = GroupCommit(
+            log,
+            self._dead_letters(f"w{number}"),
+            pending_bytes_max=settings.pending_bytes_max,
+            journal_bytes_max=settings.journal_bytes_max,
+            waits_for_disk=settings.durability != "memory",
+        )
+        shippers = [
+            Shipper(
+                f"w{number}-{name}",
+                make_sink(url, settings, worker=number),
+                log,
+                self._dead_letters(f"w{number}-{name}"),
+                cursor_path=state / f"w{number}-{name}.json",
+                flush_interval_s=settings.flush_interval_s,
+                flush_bytes_max=settings.flush_bytes_max,
+                retry_s_max=settings.sink_retry_s_max,
+            )
+            for name, url in sink_names(settings).items()
+        ]
+        self.shippers += shippers
+
+        async def release() -> None:
+            await journal.release(
+                min(shipper.saved_position for shipper in shippers),
+                retention_s=settings.journal_retention_s,
+            )
+
+        def wake() -> None:
+            for shipper in shippers:
+                if shipper.is_waiting and self._delivery is not None:
+                    self._delivery.post(shipper.wake)
+
+        for shipper in shippers:
+            shipper.on_advance = release
+        journal.on_commit = wake
+        # What was delivered before the last stop must not take room from new events.
+        await release()
+
+    def _open_log(self, number: int, state: Path) -> SegmentLog:
+        """Open a journal at a position that no cursor is beyond, a removed sink's included."""
+        known = [cursors.load(path) for path in state.glob(f"w{number}-*.json")]
+        return SegmentLog(
+            self.settings.data_dir / "journal" / f"w{number}",
+            segment_bytes_max=self.settings.journal_segment_bytes_max,
+            disk_free_bytes_min=self.settings.disk_free_bytes_min,
+            is_synced=self.settings.durability == "fsync",
+            position_min=max((cursor.end for cursor in known if cursor), default=0),
+        )
+
+    def _dead_letters(self, prefix: str) -> DeadLetters:
+        return DeadLetters(
+            self.settings.data_dir / "dead-letter",
+            prefix=prefix,
+            bytes_max=self.settings.dead_letter_bytes_max,
+        )
+
+    async def _close_journals(self) -> None:
+        for journal in self.journals.values():
+            await journal.close()

@@ -1,0 +1,98 @@
+"""The error tree: each class knows its HTTP answer and whether trying again can help."""
+
+from __future__ import annotations
+
+
+class SegsrvError(Exception):
+    """Base of every error that segsrv raises on purpose.
+
+    `status` is the HTTP status of the answer, `code` the machine-readable word in it.
+    """
+
+    status = 500
+    code = "internal_error"
+
+
+class SettingsError(SegsrvError):
+    """A setting is unknown or wrong; the message names it, its value and what is expected."""
+
+    code = "settings"
+
+
+class BadRequest(SegsrvError):
+    """The body can't be read or is over a limit.
+
+    Always 400: it is the only status that every Segment SDK takes as final. Some keep resending on
+    401, 403, 404, 413 and 422.
+    """
+
+    status = 400
+    code = "bad_request"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class Unauthorized(SegsrvError):
+    """The request carries no write key, or one that is not configured."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class NotFound(SegsrvError):
+    """No such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class Unavailable(SegsrvError):
+    """The journal can't take events now; the client should keep them and try again."""
+
+    status = 503
+    code = "unavailable"
+
+
+class JournalFull(Unavailable):
+    """The journal, its memory queue or the disk below it is full."""
+
+    code = "journal_full"
+
+
+class JournalFault(Unavailable):
+    """The disk refused a write or a sync."""
+
+    code = "journal_fault"
+
+
+class Overloaded(Unavailable):
+    """More is being received at once than the limits allow."""
+
+    code = "overloaded"
+
+
+class ShuttingDown(Unavailable):
+    """The server is stopping and takes no new events."""
+
+    code = "shutting_down"
+
+
+class DataDirInUse(SegsrvError):
+    """Another process holds the lock of the data directory."""
+
+    code = "data_dir_in_use"
+
+
+class SinkUnavailable(SegsrvError):
+    """The sink can't take the batch now; it stays in the journal and is tried again."""
+
+    code = "sink_unavailable"
+
+
+class SinkRejected(SegsrvError):
+    """The sink refuses the batch for good; trying again can't help."""
+
+    code = "sink_rejected"

@@ -1,0 +1,16 @@
+"""From body bytes to stored lines: parse, map, enrich, serialise. Pure: no asyncio, no I/O."""
+
+from segsrv.events.finish import Sender
+from segsrv.events.payload import Payload, parse
+from segsrv.events.pipeline import EVENT_TYPES, FORMATS, Format, Outcome, Pipeline
+
+__all__ = [
+    "EVENT_TYPES",
+    "FORMATS",
+    "Format",
+    "Outcome",
+    "Payload",
+    "Pipeline",
+    "Sender",
+    "parse",
+]

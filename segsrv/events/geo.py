@@ -1,0 +1,102 @@
+"""Address to `location` fields, through opened MaxMind databases and a bounded cache.
+
+This module opens no file: `segsrv.geoip.databases` does, and hands the readers in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+ADDRESS_CHARS_MAX = 1_024
+"""A longer source, such as a forged list of addresses, is to be left alone: the cache keeps it."""
+
+
+class Reader(Protocol):
+    """What is needed of a `maxminddb.Reader`."""
+
+    def get(self, ip_address: str, /) -> Any: ...
+
+
+class Geo:
+    """Looks addresses up in all *readers*, earlier ones first; remembers *entries_max* answers.
+
+    `locate` is a `functools.lru_cache`, which counts its hits and misses itself (`cache_info()`).
+    """
+
+    def __init__(self, readers: Sequence[Reader], *, entries_max: int) -> None:
+        self._readers = tuple(readers)
+        self.locate = lru_cache(maxsize=entries_max)(self._locate)
+
+    def _locate(self, source: str) -> dict[str, Any] | None:
+        """Return what the databases know of the first address in *source* that resolves, or None.
+
+        *source* may be a comma-separated list. The dict is shared, so never change it.
+        """
+        if not self._readers:
+            return None
+        for part in source.split(","):
+            fields = self._lookup(part.strip())
+            if fields:
+                return fields
+        return None
+
+    def _lookup(self, address: str) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for reader in self._readers:
+            try:
+                record = reader.get(address)
+            except (ValueError, TypeError, RuntimeError):
+                # No address (one with a NUL is a TypeError), an IPv6 one asked of an IPv4
+                # database, or a damaged database.
+                continue
+            if isinstance(record, dict):
+                fields = _fields(record) | fields
+        return fields
+
+
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    country, position = _part(record, "country"), _part(record, "location")
+    code = country.get("iso_code")
+    fields = {
+        "continent": _part(record, "continent").get("code"),
+        "country": code,
+        "country_name": _name(country),
+        "city": _name(_part(record, "city")),
+        "latitude": position.get("latitude"),
+        "longitude": position.get("longitude"),
+        "zip": _part(record, "postal").get("code"),
+        "region": _region(record, code),
+    }
+    for name in _FLAT_FIELDS:
+        fields[name] = record.get(name)
+    return {name: value for name, value in fields.items() if value}
+
+
+_FLAT_FIELDS = (
+    "autonomous_system_number",
+    "autonomous_system_organization",
+    "isp",
+    "organization",
+    "domain",
+)
+
+
+def _part(record: dict[str, Any], name: str) -> dict[str, Any]:
+    part = record.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _name(part: dict[str, Any]) -> Any:
+    return _part(part, "names").get("en")
+
+
+def _region(record: dict[str, Any], country_code: Any) -> str | None:
+    subdivisions = record.get("subdivisions")
+    if not isinstance(subdivisions, list) or not subdivisions:
+        return None
+    code = _part({"first": subdivisions[0]}, "first").get("iso_code")
+    if not code:
+        return None
+    return f"RU-{code}" if country_code == "RU" else str(code)

@@ -1,0 +1,134 @@
+"""Body bytes to raw items, with what the batch says for all of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from segsrv.errors import BadRequest
+from segsrv.events.shapes import Event
+
+INT_CHARS_MAX = 18
+"""Every whole number of so many characters fits into 64 bits."""
+
+
+@dataclass(slots=True)
+class Payload:
+    """The items of a body, not yet looked at one by one, and the fields that all of them share.
+
+    The shared context is JSON: mapping takes fields out of an event's context and writes into what
+    it finds there, so no two events may hold the same object.
+    """
+
+    items: list[Any]
+    is_batch: bool
+    write_key: str | None = None
+    context_json: bytes | None = None
+    integrations: Event | None = None
+    sent_at: Any = None
+
+
+def parse(body: bytes, *, batch_events_max: int) -> Payload:
+    """Read one event or `{"batch": [...]}`.
+
+    Raises:
+        BadRequest: The body is no JSON object, or its batch is no list or too long.
+
+    """
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        data = _parse_tolerantly(body, error)
+    if data.__class__ is not dict:
+        raise BadRequest(f"the body must be a JSON object, not {_kind(data)}", code="invalid_body")
+    if "batch" not in data:
+        return Payload(items=[data], is_batch=False, write_key=write_key_of(data))
+
+    batch = data["batch"]
+    if batch.__class__ is not list:
+        raise BadRequest(f'"batch" must be an array, not {_kind(batch)}', code="invalid_batch")
+    if len(batch) > batch_events_max:
+        raise BadRequest(
+            f"the batch has {len(batch)} events, the limit is {batch_events_max}",
+            code="batch_too_long",
+        )
+    write_key = write_key_of(data)
+    if write_key is None:
+        # The browser SDK repeats the key in each item of a batch.
+        write_key = next((key for item in batch if (key := write_key_of(item))), None)
+    context, integrations = data.get("context"), data.get("integrations")
+    return Payload(
+        items=batch,
+        is_batch=True,
+        write_key=write_key,
+        context_json=_context_json(context) if context.__class__ is dict else None,
+        integrations=integrations if integrations.__class__ is dict else None,
+        sent_at=data.get("sentAt"),
+    )
+
+
+def _context_json(context: Event) -> bytes:
+    """Return the batch's context in the form that each event gets a copy of its own from."""
+    try:
+        return orjson.dumps(context)
+    except orjson.JSONEncodeError as error:
+        raise BadRequest(
+            "the context of the batch is nested too deeply", code="nested_too_deeply"
+        ) from error
+
+
+def write_key_of(item: Any) -> str | None:
+    """Return the item's own `writeKey` if it is a non-empty text."""
+    key = item.get("writeKey") if item.__class__ is dict else None
+    return key if isinstance(key, str) and key else None
+
+
+def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Any:
+    r"""Read what strict parsers refuse but SDKs send: NaN, Infinity, lone surrogates.
+
+    Numbers that JSON can't hold become null and characters that UTF-8 can't hold become U+FFFD.
+    The Python SDK emits bare `NaN` (json.dumps), and Node, browsers and Python emit `\ud800`.
+
+    Raises:
+        BadRequest: The body is not JSON in this reading either.
+
+    """
+    try:
+        data = json.loads(
+            body.decode("utf-8-sig", "replace"),
+            parse_constant=lambda _name: None,
+            parse_float=_finite,
+            parse_int=_bounded,
+        )
+        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+        # Read as UTF-16, a lone surrogate is an error that can be replaced; a pair is a character.
+        scrubbed = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return orjson.loads(scrubbed)
+    except RecursionError as error:
+        raise BadRequest("the JSON is nested too deeply", code="invalid_json") from error
+    except ValueError as error:
+        raise BadRequest(
+            f"not valid JSON: {reason.msg}: line {reason.lineno} column {reason.colno}",
+            code="invalid_json",
+        ) from error
+
+
+def _bounded(text: str) -> float | None:
+    """Read a whole number; one beyond 64 bits is a float, as in the strict reading."""
+    return int(text) if len(text) <= INT_CHARS_MAX else _finite(text)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    return names.get(value.__class__, "a number")

@@ -1,0 +1,64 @@
+"""User-agent text to `parsed_ua` fields, through ua-parser and a bounded cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from ua_parser import Parser
+from ua_parser.loaders import load_builtins
+from ua_parser.regex import Resolver
+
+USER_AGENT_CHARS_MAX = 2_048
+"""A longer text is to be left alone: no browser sends one, and the cache keeps each whole."""
+
+BOT_WORDS = ("bot", "spider", "headless", "crawler", "uptimia")
+
+
+class UserAgents:
+    """Parses user agents with the native resolver; remembers the latest *entries_max* of them.
+
+    `parse` is a `functools.lru_cache`, which counts its hits and misses itself (`cache_info()`).
+    """
+
+    def __init__(self, *, entries_max: int, bot_words: Iterable[str] = ()) -> None:
+        self._parser = Parser(Resolver(load_builtins()))
+        self._bot_words = (*BOT_WORDS, *(word.lower() for word in bot_words))
+        self.parse = lru_cache(maxsize=entries_max)(self._parse)
+
+    def _parse(self, text: str) -> dict[str, Any] | None:
+        """Return the fields recognised in *text*, or None; the dict is shared: never change it."""
+        result = self._parser.parse(text)
+        fields: dict[str, Any] = {}
+        agent, system, device = result.user_agent, result.os, result.device
+        if agent is not None:
+            fields["ua_family"] = agent.family
+            fields["ua_version"] = _dotted(agent.major, agent.minor, agent.patch, agent.patch_minor)
+        if system is not None:
+            fields["os_family"] = system.family
+            fields["os_version"] = _dotted(
+                system.major, system.minor, system.patch, system.patch_minor
+            )
+        if device is not None:
+            fields["device_family"] = device.family
+            fields["device_brand"] = device.brand
+            fields["device_model"] = device.model
+        fields = {
+            name: value
+            for name, value in fields.items()
+            if value and not (value == "Other" and name.endswith("_family"))
+        }
+        if fields and self._is_bot(text, fields):
+            fields["bot"] = True
+        return fields or None
+
+    def _is_bot(self, text: str, fields: dict[str, Any]) -> bool:
+        if "Spider" in (fields.get("device_family"), fields.get("device_brand")):
+            return True
+        lowered = text.lower()
+        return any(word in lowered for word in self._bot_words)
+
+
+def _dotted(*parts: str | None) -> str:
+    return ".".join(part for part in parts if part)

@@ -1,0 +1,105 @@
+"""Opens MaxMind databases and follows their replacement on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import maxminddb
+
+from segsrv.errors import SettingsError
+from segsrv.events.geo import Geo
+from segsrv.journal.files import Version, file_version, make_dir
+
+logger = logging.getLogger(__name__)
+
+
+class Databases:
+    """The opened databases of *paths*; `geo` answers look-ups from the newest that could be read.
+
+    Each file is copied before it is mapped into memory: a file that is overwritten in place would
+    otherwise be cut off below the reader, which ends the process. The copy is unlinked at once and
+    lives as long as its reader. With no *copy_dir* it goes to the system's temporary folder.
+
+    Raises:
+        SettingsError: A file can't be opened as a database.
+
+    """
+
+    def __init__(self, paths: Sequence[Path], *, entries_max: int, copy_dir: Path | None) -> None:
+        self.paths = tuple(paths)
+        self.reloads = 0
+        self._entries_max = entries_max
+        self._copy_dir = copy_dir
+        self._retired_hits = self._retired_misses = 0
+        self._refused: dict[Path, Version] = {}
+        self._versions = [file_version(path) for path in self.paths]
+        self._readers = [self._open(path) for path in self.paths]
+        self.geo = Geo(self._readers, entries_max=entries_max)
+
+    @property
+    def hits(self) -> int:
+        return self._retired_hits + self.geo.locate.cache_info().hits
+
+    @property
+    def misses(self) -> int:
+        return self._retired_misses + self.geo.locate.cache_info().misses
+
+    def describe(self) -> list[str]:
+        """Return a line for each database: its type and when it was built."""
+        return [
+            f"{reader.metadata().database_type} ({path})"
+            for path, reader in zip(self.paths, self._readers, strict=True)
+        ]
+
+    async def watch(self, interval_s: float, on_reload: Callable[[], None]) -> None:
+        """Look for replaced files for ever; opening happens in a thread, the swap on the loop."""
+        while True:
+            await asyncio.sleep(interval_s)
+            for index, path in enumerate(self.paths):
+                if await asyncio.to_thread(self._reload, index, path):
+                    self._swap()
+                    on_reload()
+
+    def _reload(self, index: int, path: Path) -> bool:
+        """Open *path* again if it is another file than before; keep the old one if that fails."""
+        version = file_version(path)
+        if version is None or version == self._versions[index]:
+            return False
+        try:
+            self._readers[index] = self._open(path)
+        except SettingsError as error:
+            # It may be half written, or the copy found no room; the next look tries again.
+            if self._refused.get(path) != version:
+                logger.warning("geoip: replacement not readable, the old one stays: %s", error)
+            self._refused[path] = version
+            return False
+        self._versions[index] = version
+        logger.info("geoip: database replaced file=%s", path)
+        return True
+
+    def _swap(self) -> None:
+        info = self.geo.locate.cache_info()
+        self._retired_hits += info.hits
+        self._retired_misses += info.misses
+        self.reloads += 1
+        self.geo = Geo(self._readers, entries_max=self._entries_max)
+
+    def _open(self, path: Path) -> maxminddb.Reader:
+        try:
+            if self._copy_dir is not None:
+                make_dir(self._copy_dir)
+            fd, name = tempfile.mkstemp(prefix="geoip-", suffix=".mmdb", dir=self._copy_dir)
+            os.close(fd)
+            try:
+                shutil.copyfile(path, name)
+                return maxminddb.open_database(name, maxminddb.MODE_AUTO)
+            finally:
+                Path(name).unlink()
+        except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
+            raise SettingsError(f"geoip_db={path}: {error}") from error

@@ -1,0 +1,113 @@
+"""Finds the write key of a request and the configured key that it is."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+
+from aiohttp import web
+from multidict import istr
+
+from segsrv.errors import Unauthorized
+from segsrv.settings import Key
+
+AUTHORIZATION = istr("Authorization")
+KEY_HEADERS = (istr("X-Write-Key"), istr("X-Auth-Token"), istr("api_key"))
+CREDENTIALS_CACHED_MAX = 1_024
+CREDENTIAL_CHARS_MAX = 1_024
+
+
+class Keyring:
+    """The configured keys, found by the hash of what a client sent.
+
+    A look-up by hash takes the same time however much of a guess is right, and as long for a
+    thousand keys as for one.
+    """
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        self._by_hash: dict[bytes, Key] = {}
+        for key in keys:
+            # jitsu-js sends `id:secret`, everything else the secret alone.
+            for credential in (key.secret, f"{key.id}:{key.secret}"):
+                self._by_hash[_hash(credential)] = key
+        # Python finds a cached text by a keyed hash first, so this gives no timing away either.
+        self._from_basic = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_basic)
+        self._from_text = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_text)
+
+    def from_request(self, request: web.Request) -> Key | None:
+        """Return the key of the request's headers or query; None if neither has a credential.
+
+        Raises:
+            Unauthorized: There is a credential, and it is no configured key.
+
+        """
+        headers = request.headers
+        authorization = headers.get(AUTHORIZATION)
+        if authorization is not None and authorization[:6].lower() == "basic ":
+            return _known(self._from_basic(authorization))
+        # A Bearer token is an OAuth one; the write key is in the body then.
+        for header in KEY_HEADERS:
+            credential = headers.get(header)
+            if credential:
+                return _known(self.find(credential))
+        if request.query_string:
+            credential = _from_query(request)
+            if credential:
+                return _known(self.find(credential))
+        return None
+
+    def from_body(self, write_key: str | None) -> Key:
+        """Return the key that the body names.
+
+        Raises:
+            Unauthorized: It names none, or one that is not configured.
+
+        """
+        if write_key is None:
+            raise Unauthorized(
+                "no write key: send it as Basic auth user, X-Write-Key header, "
+                "token query parameter, or writeKey in the body"
+            )
+        return _known(self.find(write_key))
+
+    def find(self, credential: str) -> Key | None:
+        """Return the key that *credential* is, if any.
+
+        A long text is refused before the cache, which would keep it: a body may hold megabytes.
+        """
+        return self._from_text(credential) if len(credential) <= CREDENTIAL_CHARS_MAX else None
+
+    def _find_text(self, credential: str) -> Key | None:
+        return self._by_hash.get(_hash(credential))
+
+    def _find_basic(self, authorization: str) -> Key | None:
+        """Read `Basic base64(user:password)`; the user is the key, and some send no colon."""
+        encoded = authorization[6:].strip()
+        try:
+            text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
+        except (binascii.Error, ValueError):
+            return None
+        user = text.partition(":")[0]
+        return self._find_text(user) or self._find_text(text)
+
+
+def _known(key: Key | None) -> Key:
+    if key is None:
+        raise Unauthorized("the write key is not known here")
+    return key
+
+
+def _from_query(request: web.Request) -> str | None:
+    """Return `token`, or the first of the `p_…` parameters that Jitsu's SDK disguises it as."""
+    query = request.query
+    token = query.get("token")
+    if token:
+        return token
+    return next((value for name, value in query.items() if name.startswith("p_") and value), None)
+
+
+def _hash(credential: str) -> bytes:
+    return hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()

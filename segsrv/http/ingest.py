@@ -1,0 +1,170 @@
+"""The ingest handlers: request in, events committed, answer out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+
+from aiohttp import web
+from multidict import istr
+
+from segsrv.errors import BadRequest, SegsrvError, ShuttingDown
+from segsrv.events import Pipeline, Sender, parse
+from segsrv.events.counters import Counters
+from segsrv.events.privacy import POLICIES, Policy
+from segsrv.http import answers
+from segsrv.http.auth import Keyring
+from segsrv.http.body import BodyReader
+from segsrv.http.client_address import ClientAddress
+from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
+from segsrv.http.paths import Target
+from segsrv.journal.group_commit import GroupCommit
+from segsrv.settings import Key, Settings
+
+logger = logging.getLogger(__name__)
+
+USER_AGENT = istr("User-Agent")
+POLICY_CHARS_MAX = 20
+POLICIES_WARNED_MAX = 1_024
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Ingest:
+    """Takes events in; holds what the handlers share. `commit` is set while the journal is open."""
+
+    def __init__(
+        self, settings: Settings, pipeline: Pipeline, counters: Counters, cors: Cors
+    ) -> None:
+        self.commit: GroupCommit | None = None
+        self._settings = settings
+        self._pipeline = pipeline
+        self._counters = counters
+        self._cors = cors
+        self._keyring = Keyring(settings.all_keys())
+        self._client_address = ClientAddress(settings.trusted_proxies)
+        self._bodies = BodyReader(
+            bytes_max=settings.body_bytes_max,
+            reading_bytes_max=settings.reading_bytes_max,
+            timeout_s=settings.body_timeout_s,
+        )
+        self._rendered_tail = lru_cache(ORIGINS_CACHED_MAX)(
+            lambda origin: answers.rendered_tail(cors.headers(origin))
+        )
+        self._stored_keys = {
+            key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
+            for key in settings.all_keys()
+        }
+        self._has_outer_layers: bool | None = None
+
+    def handler(self, target: Target) -> Handler:
+        """Return the handler of the paths that say *target*."""
+
+        async def ingest(request: web.Request) -> web.StreamResponse:
+            return await self._answer(request, lambda: self._take(request, target))
+
+        return ingest
+
+    async def telemetry(self, request: web.Request) -> web.StreamResponse:
+        """Swallow what SDKs report of themselves, so that they neither fail nor retry."""
+
+        async def swallow() -> bool:
+            await self._bodies.read(request)
+            return False
+
+        return await self._answer(request, swallow)
+
+    async def _answer(
+        self, request: web.Request, take: Callable[[], Awaitable[bool]]
+    ) -> web.StreamResponse:
+        """Turn what *take* returns or raises into an answer; the only place that does."""
+        origin = origin_of(request)
+        try:
+            delete_cookie = await take()
+        except SegsrvError as error:
+            self._counters.requests[error.status] += 1
+            answer = answers.error(
+                error, self._cors.headers(origin), retry_after_s=self._settings.retry_after_s
+            )
+            if request.content.exception() is not None:
+                # aiohttp closes a connection whose body is broken; the client should know that.
+                answer.force_close()
+            return answer
+        except ConnectionError:
+            # Nobody reads this answer. Raised further, aiohttp would log it as a server's fault.
+            return answers.error(BadRequest("the client went away"))
+        except asyncio.CancelledError:
+            # An outer application gave up on the request.
+            raise
+        except Exception:
+            logger.exception("request: failed by a fault of this server")
+            self._counters.requests[500] += 1
+            fault = SegsrvError("a fault of this server; it is in its log")
+            return answers.error(fault, self._cors.headers(origin))
+        self._counters.requests[200] += 1
+        if delete_cookie:
+            return answers.ok(answers.DELETE_COOKIE_BODY, self._cors.headers(origin))
+        if self._has_outer_layers is None:
+            # Applications are frozen once they serve, so one look is enough.
+            self._has_outer_layers = answers.has_outer_layers(request)
+        if self._has_outer_layers or not answers.can_be_rendered(request):
+            return answers.ok(headers=self._cors.headers(origin))
+        return answers.RenderedOk(self._rendered_tail(origin))
+
+    async def _take(self, request: web.Request, target: Target) -> bool:
+        """Commit the request's events; return whether the answer asks to delete the cookie."""
+        commit = self.commit
+        if commit is None:
+            raise ShuttingDown("the server is not ready")
+        key = self._keyring.from_request(request)
+        body = await self._bodies.read(request)
+        if not body:
+            raise BadRequest("the body is empty", code="invalid_json")
+        payload = parse(body, batch_events_max=self._settings.batch_events_max)
+        if key is None:
+            key = self._keyring.from_body(payload.write_key)
+        self._cors.check(key, origin_of(request))
+        outcome = self._pipeline.run(payload, self._sender(request, target, key), target.output)
+        if outcome.lines or outcome.dead_letters:
+            committed = commit.submit(outcome.lines, outcome.dead_letters)
+            if committed is not None:
+                await committed
+        self._counters.count(target.output, outcome)
+        return outcome.delete_cookie
+
+    def _sender(self, request: web.Request, target: Target, key: Key) -> Sender:
+        settings = self._settings
+        sender = Sender(
+            api_key=self._stored_keys[key.id],
+            address=self._client_address.of(request),
+            user_agent=request.headers.get(USER_AGENT, ""),
+            cookie_policy=settings.cookie_policy,
+            ip_policy=settings.ip_policy,
+            event_type=target.event_type,
+            is_client=target.is_client,
+            correct_timestamps=settings.correct_timestamps,
+        )
+        if request.query_string:
+            query = request.query
+            sender.cookie_policy = _policy(
+                "cookie_policy", query.get("cookie_policy"), settings.cookie_policy
+            )
+            sender.ip_policy = _policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
+        return sender
+
+
+def _policy(name: str, value: str | None, default: Policy) -> Policy:
+    if value is None:
+        return default
+    for policy in POLICIES:
+        if value == policy:
+            return policy
+    _warn_of_policy(name, value[:POLICY_CHARS_MAX])
+    return default
+
+
+@lru_cache(POLICIES_WARNED_MAX)
+def _warn_of_policy(name: str, value: str) -> None:
+    """Log a wrong value once: the cache keeps a client from filling the log with it."""
+    logger.warning("request: %s=%r is not one of %s", name, value, ", ".join(POLICIES))

@@ -1,0 +1,237 @@
+"""The description of the HTTP interface (OpenAPI 3.1), made from the paths that are served.
+
+The schemas promise what the server does and no more: it takes any JSON object as an event, so only
+what makes it answer 400 is a constraint here, and the fields of events are named without types.
+"""
+
+from __future__ import annotations
+
+import orjson
+from aiohttp import web
+
+from segsrv.http import answers
+from segsrv.http.analytics_js import BUNDLE_PATTERN, SCRIPT_PATTERN
+from segsrv.http.cors import Cors, origin_of
+from segsrv.http.openapi_components import (
+    CORS_HEADERS,
+    JSON,
+    SECURITY_SCHEMES,
+    Object,
+    components,
+    response,
+    schema,
+)
+from segsrv.http.paths import PREFIXES, ingest_paths, settings_paths, telemetry_paths
+from segsrv.settings import Settings
+
+PATH = "/openapi.json"
+
+_DESCRIPTION = """\
+Takes events from any SDK of the Segment API. A 200 means that the events are as safe as the \
+`durability` setting says. Slashes may be doubled or stand at the end of a path; nothing is ever \
+redirected. `OPTIONS` is answered on every path for browsers' preflights. What is not described \
+here is 404."""
+
+
+class OpenApi:
+    """Answers `GET /openapi.json` with bytes that are rendered once."""
+
+    def __init__(self, settings: Settings, cors: Cors) -> None:
+        self._cors = cors
+        self._body = orjson.dumps(document(settings))
+
+    async def get(self, request: web.Request) -> web.Response:
+        """Answer with the description; it needs no key."""
+        return answers.ok(self._body, self._cors.headers(origin_of(request)))
+
+
+def document(settings: Settings) -> Object:
+    """Return the description of a server with *settings*."""
+    from segsrv import __version__  # noqa: PLC0415 - the package imports this module's siblings.
+
+    paths: Object = {}
+    for path, target in ingest_paths().items():
+        paths[path] = {"post": _ingest(path, target.output, target.event_type)}
+    for path in telemetry_paths():
+        paths[path] = {"post": _telemetry(path)}
+    for pattern in settings_paths():
+        paths[pattern] = {"get": _project_settings(pattern)}
+    for prefix, _output in PREFIXES:
+        paths[prefix + SCRIPT_PATTERN] = {"get": _script(prefix + SCRIPT_PATTERN, "key")}
+        paths[prefix + BUNDLE_PATTERN] = {"get": _script(prefix + BUNDLE_PATTERN, "file")}
+    paths |= _operations()
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "segsrv",
+            "version": __version__,
+            "description": _DESCRIPTION,
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        # Relative to this document, so that it holds behind a proxy and mounted below a prefix.
+        "servers": [{"url": "."}],
+        "tags": [
+            {"name": "ingest", "description": "Events in"},
+            {"name": "sdk", "description": "What SDKs ask and report besides"},
+            {"name": "operations", "description": "For operators' tools; no key needed"},
+        ],
+        "paths": paths,
+        "components": components(settings),
+    }
+
+
+def _ingest(path: str, output: str, event_type: str | None) -> Object:
+    what = "one event or a batch" if event_type is None else f"{event_type} events"
+    type_note = "" if event_type is None else f" An event without `type` is `{event_type}`."
+    body = {"schema": schema("Body")}
+    return {
+        "operationId": _operation_id("post", path),
+        "tags": ["ingest"],
+        "summary": f"Take {what}, stored in the {output} format",
+        "description": f"The Content-Type is not looked at.{type_note}",
+        # The empty one: the key may also be `writeKey` in the body.
+        "security": [*({name: []} for name in SECURITY_SCHEMES), {}],
+        "parameters": [
+            _policy("ip_policy", "what is stored of the client's address"),
+            _policy("cookie_policy", "what is stored of the anonymous id"),
+        ],
+        "requestBody": {
+            "required": True,
+            "description": "JSON, in UTF-8. `Content-Encoding` may be gzip, deflate, br or zstd.",
+            "content": {JSON: body, "text/plain": body},
+        },
+        "responses": {
+            "200": response("Ok"),
+            "400": response("BadRequest"),
+            "401": response("Unauthorized"),
+            "503": response("Unavailable"),
+        },
+    }
+
+
+def _telemetry(path: str) -> Object:
+    return {
+        "operationId": _operation_id("post", path),
+        "tags": ["sdk"],
+        "summary": "Swallow what an SDK reports of itself",
+        "requestBody": {"content": {"*/*": {}}},
+        "responses": {
+            "200": response("Ok"),
+            "400": response("BadRequest"),
+            "503": response("Unavailable"),
+        },
+    }
+
+
+def _project_settings(pattern: str) -> Object:
+    return {
+        "operationId": _operation_id("get", pattern),
+        "tags": ["sdk"],
+        "summary": "Give an SDK the settings that it needs to start",
+        "parameters": [
+            {
+                "name": "key",
+                "in": "path",
+                "required": True,
+                "description": "A write key",
+                "schema": {"type": "string", "minLength": 1},
+            },
+            {
+                "name": "If-None-Match",
+                "in": "header",
+                "description": "An `ETag` of an earlier answer",
+                "schema": {"type": "string"},
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": "The project's settings",
+                "headers": {
+                    **CORS_HEADERS,
+                    "Cache-Control": {"schema": {"type": "string"}},
+                    "ETag": {"schema": {"type": "string"}},
+                },
+                "content": {JSON: {"schema": schema("ProjectSettings")}},
+            },
+            "304": {"description": "They are the ones that the client has"},
+            "404": response("NotFound"),
+        },
+    }
+
+
+def _script(pattern: str, parameter: str) -> Object:
+    code = {"text/javascript": {"schema": {"type": "string"}}}
+    return {
+        "operationId": _operation_id("get", pattern),
+        "tags": ["sdk"],
+        "summary": "Give a page the browser SDK, where the operator has it",
+        "parameters": [
+            {
+                "name": parameter,
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "minLength": 1},
+            }
+        ],
+        "responses": {
+            "200": {
+                "description": "The script",
+                "headers": {
+                    **CORS_HEADERS,
+                    "Cache-Control": {"schema": {"type": "string"}},
+                    "ETag": {"schema": {"type": "string"}},
+                },
+                "content": code,
+            },
+            "304": {"description": "It is the one that the client has"},
+            "404": response("NotFound"),
+        },
+    }
+
+
+def _operations() -> Object:
+    def get(path: str, summary: str, answers: Object) -> Object:
+        return {
+            "get": {
+                "operationId": _operation_id("get", path),
+                "tags": ["operations"],
+                "summary": summary,
+                "responses": answers,
+            }
+        }
+
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    this = {JSON: {"schema": {"type": "object", "required": ["openapi", "paths"]}}}
+    return {
+        "/health": get("/health", "Say that the process runs", {"200": response("Ok")}),
+        "/ready": get(
+            "/ready",
+            "Say whether events can be taken",
+            {"200": response("Ok"), "503": response("Unavailable")},
+        ),
+        "/metrics": get(
+            "/metrics",
+            "Give the metrics",
+            {"200": {"description": "Prometheus text", "content": text}},
+        ),
+        PATH: get(
+            PATH,
+            "Give this description",
+            {"200": {"description": "OpenAPI", "headers": CORS_HEADERS, "content": this}},
+        ),
+    }
+
+
+def _policy(name: str, what: str) -> Object:
+    return {
+        "name": name,
+        "in": "query",
+        "description": f"Decides {what}: keep, strict or comply. Another word changes nothing.",
+        "schema": {"type": "string"},
+        "examples": {word: {"value": word} for word in ("keep", "strict", "comply")},
+    }
+
+
+def _operation_id(method: str, path: str) -> str:
+    words = [method, *path.replace("{", "by_").replace("}", "").replace(".", "_").split("/")]
+    return "_".join(word for word in words if word)

@@ -1,0 +1,1 @@
+"""The journal: append-only segment files, group commit, recovery and cursors."""

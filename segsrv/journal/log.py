@@ -1,0 +1,336 @@
+"""The segment files of one journal, as plain synchronous code with one owner.
+
+A position is a byte offset into the whole journal since it began; a segment file is named after the
+position of its first byte, so that `position - base` is the offset in the file. `append`, `probe`
+and `release` belong to one thread, the owner's. `read` may run in any thread: it works on
+`segments`, a tuple that is replaced and never changed.
+
+Rules:
+- A frame is acknowledged only after `append` returned. What a failed write left is cut off again.
+- The last segment is checked when the journal is opened. Bytes after its last whole frame were
+  never acknowledged and are cut off; a whole frame with a wrong CRC is kept in a file beside it.
+- A start begins a new segment, at a position not below any cursor, so that nothing new can be taken
+  for something delivered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import time
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from segsrv.errors import DataDirInUse, JournalFault, JournalFull
+from segsrv.journal import frame
+from segsrv.journal.files import make_dir, sync_dir, write_all
+
+logger = logging.getLogger(__name__)
+
+SUFFIX = ".journal"
+PROBE_EVENTS = 0
+SPACE_CHECK_INTERVAL_S = 0.05
+"""A call into the kernel hands the interpreter over, which under load costs more than the call."""
+
+
+@dataclass(slots=True, frozen=True)
+class Segment:
+    """A segment file; `end` is the position after its last acknowledged byte."""
+
+    base: int
+    end: int
+    path: Path
+
+
+@dataclass(slots=True, frozen=True)
+class Batch:
+    """Consecutive frames read back: positions, event count and their NDJSON lines."""
+
+    start: int
+    end: int
+    events: int
+    lines: bytes
+
+
+class SegmentLog:
+    """An open journal directory, locked against other processes.
+
+    Raises:
+        DataDirInUse: Another process has it open.
+
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_bytes_max: int,
+        disk_free_bytes_min: int,
+        is_synced: bool,
+        position_min: int = 0,
+    ) -> None:
+        self.directory = directory
+        self.segment_bytes_max = segment_bytes_max
+        self.disk_free_bytes_min = disk_free_bytes_min
+        self.is_synced = is_synced
+        self.damaged_frames = 0
+        make_dir(directory)
+        self._lock_fd = _lock(directory / "lock")
+        self._fd = -1
+        self._space_checked_s = -SPACE_CHECK_INTERVAL_S
+        try:
+            self.segments = self._recover()
+            self.end = max(position_min, self.segments[-1].end if self.segments else 0)
+            self._roll()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def first(self) -> int:
+        """The position of the oldest byte that is still held."""
+        return self.segments[0].base
+
+    def append(self, payload: bytes, events: int) -> None:
+        """Write one frame and, unless told otherwise, wait until it is on stable storage.
+
+        Raises:
+            JournalFull: The disk has less free space than the limit.
+            JournalFault: The disk refused the write or the sync; nothing of it remains.
+
+        """
+        segment = self.segments[-1]
+        try:
+            if self._fd < 0 or segment.end - segment.base >= self.segment_bytes_max:
+                self._roll()
+                segment = self.segments[-1]
+            self._check_free_space(len(payload))
+            write_all(self._fd, [frame.encode(payload, events), payload])
+            if self.is_synced:
+                os.fdatasync(self._fd)
+            if os.fstat(self._fd).st_nlink == 0:
+                # Somebody removed the data directory below the server; the write went nowhere.
+                raise FileNotFoundError(errno.ENOENT, "its file was removed")
+        except OSError as error:
+            self._abandon(segment)
+            raise JournalFault(f"the journal can't be written: {error.strerror}") from error
+        except MemoryError:
+            self._abandon(segment)
+            raise
+        self.end = segment.end + frame.HEADER_BYTES + len(payload)
+        self.segments = (*self.segments[:-1], Segment(segment.base, self.end, segment.path))
+
+    def probe(self) -> None:
+        """Write an empty frame, to learn whether the disk works again; raises as `append`."""
+        self.append(b"", PROBE_EVENTS)
+
+    def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Batch:
+        """Return frames from *position* on: at least one if there is one, else about *bytes_max*.
+
+        With *end*, return exactly the frames up to there. Damaged frames are set aside and skipped.
+        """
+        segments = self.segments
+        index = max(bisect_right([segment.base for segment in segments], position) - 1, 0)
+        segment = segments[index]
+        position = max(position, segment.base)
+        while position >= segment.end and index + 1 < len(segments):
+            index += 1
+            segment = segments[index]
+            position = segment.base
+        limit = segment.end if end is None else min(segment.end, end)
+        if position >= limit:
+            return Batch(position, position, 0, b"")
+        buffer = self._read_frames(segment, position, limit, limit - position if end else bytes_max)
+        return self._collect(segment, position, buffer, is_last=position + len(buffer) == limit)
+
+    def release(self, position: int, *, retention_s: float = 0.0) -> None:
+        """Delete segments that lie wholly below *position* and are older than *retention_s*.
+
+        What can't be deleted now stays, and the next call tries again.
+        """
+        kept = list(self.segments)
+        try:
+            while len(kept) > 1 and kept[0].end <= position:
+                if retention_s and _age_s(kept[0].path) < retention_s:
+                    break
+                kept[0].path.unlink(missing_ok=True)
+                del kept[0]
+        except OSError as error:
+            logger.warning("journal: can't delete what is delivered: %s", error)
+        self.segments = tuple(kept)
+
+    def close(self) -> None:
+        """Close the files and give up the lock."""
+        for fd in (self._fd, self._lock_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock_fd = -1
+
+    def _recover(self) -> tuple[Segment, ...]:
+        found = sorted(self.directory.glob("*" + SUFFIX))
+        segments = [
+            Segment(int(path.stem), int(path.stem) + path.stat().st_size, path) for path in found
+        ]
+        for index, (segment, after) in enumerate(pairwise(segments)):
+            # What a failed write left beyond the next segment's first byte was never acknowledged.
+            segments[index] = replace(segment, end=min(segment.end, after.base))
+        if segments:
+            segments[-1] = self._check_tail(segments[-1])
+        return tuple(segments)
+
+    def _check_tail(self, segment: Segment) -> Segment:
+        buffer = segment.path.read_bytes()
+        whole = good = 0
+        for part in frame.scan(buffer):
+            is_damaged = isinstance(part, frame.Gap) or part.is_damaged
+            whole = part.end
+            if is_damaged:
+                self._set_aside(segment, part.offset, buffer[part.offset : part.end])
+            else:
+                good = part.end
+        if whole < len(buffer):
+            logger.warning(
+                "journal: cut off an unfinished commit file=%s bytes=%d",
+                segment.path.name,
+                len(buffer) - whole,
+            )
+        if good < len(buffer):
+            with segment.path.open("r+b") as file:
+                file.truncate(good)
+                os.fsync(file.fileno())
+        return Segment(segment.base, segment.base + good, segment.path)
+
+    def _roll(self) -> None:
+        """Seal the newest segment and begin the next."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        path = self.directory / f"{self.end:020d}{SUFFIX}"
+        fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o644)
+        try:
+            sync_dir(self.directory)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        segments = self.segments
+        if segments and segments[-1].base == segments[-1].end:
+            if segments[-1].path != path:
+                segments[-1].path.unlink(missing_ok=True)
+            segments = segments[:-1]
+        self.segments = (*segments, Segment(self.end, self.end, path))
+
+    def _abandon(self, segment: Segment) -> None:
+        """Cut off what a failed write left, and let the next one begin a new file.
+
+        After a failed sync the kernel may have dropped the pages and forgotten the error, so that
+        file can't be trusted to take more.
+        """
+        if self._fd < 0:
+            return
+        try:
+            os.ftruncate(self._fd, segment.end - segment.base)
+        except OSError as error:
+            logger.error("journal: can't cut off a failed write: %s", error)  # noqa: TRY400
+        os.close(self._fd)
+        self._fd = -1
+
+    def _check_free_space(self, size: int) -> None:
+        now_s = time.monotonic()
+        if not self.disk_free_bytes_min or now_s < self._space_checked_s + SPACE_CHECK_INTERVAL_S:
+            return
+        stat = os.fstatvfs(self._fd)
+        free = stat.f_bavail * stat.f_frsize
+        if free - size >= self.disk_free_bytes_min:
+            self._space_checked_s = now_s
+        else:
+            raise JournalFull(
+                f"the disk has {free} bytes free, the limit is {self.disk_free_bytes_min}"
+            )
+
+    def _read_frames(self, segment: Segment, position: int, limit: int, size: int) -> bytes:
+        fd = os.open(segment.path, os.O_RDONLY)
+        try:
+            buffer = _pread(fd, min(size, limit - position), position - segment.base)
+            header = frame.payload_bytes(buffer, 0)
+            needed = frame.HEADER_BYTES + header[0] if header else 0
+            if needed > len(buffer):
+                buffer = _pread(fd, min(needed, limit - position), position - segment.base)
+            elif header is None:
+                # Damage stands here; the whole rest is needed to find where frames go on.
+                buffer = _pread(fd, limit - position, position - segment.base)
+        finally:
+            os.close(fd)
+        return buffer
+
+    def _collect(self, segment: Segment, position: int, buffer: bytes, *, is_last: bool) -> Batch:
+        view = memoryview(buffer)
+        parts: list[memoryview] = []
+        events = end = 0
+        for part in frame.scan(buffer):
+            if isinstance(part, frame.Gap) or part.is_damaged:
+                self._set_aside(
+                    segment, position - segment.base + part.offset, view[part.offset : part.end]
+                )
+            else:
+                parts.append(view[part.payload_start : part.end])
+                events += part.events
+            end = part.end
+        if is_last and end < len(buffer):
+            # Up to here everything was acknowledged, so a rest that is no frame is damage too.
+            self._set_aside(segment, position - segment.base + end, view[end:])
+            end = len(buffer)
+        return Batch(position, position + end, events, b"".join(parts))
+
+    def _set_aside(self, segment: Segment, offset: int, data: bytes | memoryview) -> None:
+        path = segment.path.with_name(f"{segment.path.name}.damaged-{offset}")
+        if path.exists():
+            return
+        self.damaged_frames += 1
+        logger.error("journal: damaged bytes set aside file=%s bytes=%d", path.name, len(data))
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            logger.error("journal: can't keep damaged bytes: %s", error)  # noqa: TRY400
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    """Read *size* bytes; those that the file has lost read as zeros, which no frame is."""
+    parts = []
+    while size > 0 and (part := os.pread(fd, size, offset)):
+        parts.append(part)
+        size -= len(part)
+        offset += len(part)
+    if size > 0:
+        parts.append(bytes(size))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        raise DataDirInUse(
+            f"{path.parent} is in use by process {owner or 'unknown'}; "
+            "two servers can't share a data directory"
+        ) from error
+    # The number only helps people; a full disk must not keep a server from delivering what it has.
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+    return fd

@@ -1,0 +1,204 @@
+"""The metrics of a process as Prometheus text; with several workers, of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.registry import CollectorRegistry
+
+from segsrv.delivery.station import Station
+from segsrv.events.counters import Counters
+from segsrv.events.user_agents import UserAgents
+from segsrv.geoip.databases import Databases
+from segsrv.journal.files import make_dir
+from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PUBLISH_INTERVAL_S = 1.0
+
+Sample = tuple[str, dict[str, str], float]
+"""A sample's name suffix, its labels and its value."""
+Family = tuple[str, str, str, list[Sample]]
+"""A metric's name, type, help and samples; plain data, so that it can cross processes as JSON."""
+
+
+class Metrics:
+    """Collects this process's counters, and shares them with the other workers through files."""
+
+    def __init__(
+        self,
+        counters: Counters,
+        station: Station,
+        user_agents: UserAgents,
+        databases: Databases,
+        *,
+        worker: int,
+        workers: int,
+        state_dir: Path,
+    ) -> None:
+        self._counters = counters
+        self._station = station
+        self._user_agents = user_agents
+        self._databases = databases
+        self._worker = worker
+        self._workers = workers
+        self._dir = state_dir / "metrics"
+
+    def render(self) -> bytes:
+        """Return the Prometheus text; the other workers' figures are at most a second old."""
+        merged: dict[str, Metric] = {}
+        for number, families in itertools.chain(
+            [(self._worker, list(self._families()))], self._others()
+        ):
+            for name, kind, text, samples in families:
+                metric = merged.setdefault(name, Metric(name, text, kind))
+                for suffix, labels, value in samples:
+                    metric.add_sample(name + suffix, {**labels, "worker": str(number)}, value)
+        registry = CollectorRegistry()
+        registry.register(_Fixed(merged.values()))
+        return generate_latest(registry)
+
+    async def publish(self) -> None:
+        """Write this worker's figures for the others, for ever; not needed with one worker."""
+        path = self._dir / f"w{self._worker}.json"
+        while self._workers > 1:
+            text = json.dumps(list(self._families()))
+            try:
+                await asyncio.to_thread(_write, path, text)
+            except OSError as error:
+                # A full disk is reported where it matters; figures of other workers can wait.
+                logger.debug("metrics: can't be written: %s", error)
+            await asyncio.sleep(PUBLISH_INTERVAL_S)
+
+    def _others(self) -> Iterator[tuple[int, list[Family]]]:
+        for number in range(self._workers):
+            if number == self._worker:
+                continue
+            try:
+                yield number, json.loads((self._dir / f"w{number}.json").read_text("utf-8"))
+            except (OSError, ValueError):
+                continue
+
+    def _families(self) -> Iterator[Family]:
+        counters = self._counters
+        yield _counter(
+            "requests",
+            "Ingest requests by the status of their answer.",
+            (({"status": str(status)}, count) for status, count in counters.requests.items()),
+        )
+        yield _counter(
+            "events",
+            "Events accepted, by Segment type and stored format.",
+            (
+                ({"format": output, "type": kind}, count)
+                for (output, kind), count in counters.events.items()
+            ),
+        )
+        yield _counter(
+            "set_aside",
+            "Batch items that were set aside, by reason.",
+            (({"reason": reason}, count) for reason, count in counters.set_aside.items()),
+        )
+        yield from self._cache_families()
+        yield from self._journal_families()
+        yield from self._sink_families()
+
+    def _cache_families(self) -> Iterator[Family]:
+        info = self._user_agents.parse.cache_info()
+        hits = (({"cache": "user_agent"}, info.hits), ({"cache": "geoip"}, self._databases.hits))
+        misses = (
+            ({"cache": "user_agent"}, info.misses),
+            ({"cache": "geoip"}, self._databases.misses),
+        )
+        yield _counter("cache_hits", "Look-ups answered from a cache.", hits)
+        yield _counter("cache_misses", "Look-ups that were computed.", misses)
+        yield _counter(
+            "geoip_reloads", "GeoIP databases replaced.", [({}, self._databases.reloads)]
+        )
+
+    def _journal_families(self) -> Iterator[Family]:
+        commit = self._station.commit
+        if commit is None:
+            return
+        stats = commit.stats
+        yield _gauge("journal_bytes", "Bytes in journal files.", [({}, commit.held_bytes)])
+        yield _gauge(
+            "journal_pending_bytes", "Bytes that wait for a commit.", [({}, commit.pending_bytes)]
+        )
+        yield _gauge(
+            "journal_ready", "1 while the journal takes events.", [({}, commit.fault is None)]
+        )
+        yield _counter(
+            "journal_damaged_frames", "Damaged pieces set aside.", [({}, commit.log.damaged_frames)]
+        )
+        yield _counter("commit_failures", "Commits that the disk refused.", [({}, stats.failures)])
+        yield _counter("commit_events", "Events in commits.", [({}, stats.events)])
+        bounds = [*map(str, COMMIT_SECONDS_BOUNDS), "+Inf"]
+        buckets: list[Sample] = [
+            ("_bucket", {"le": bound}, float(count))
+            for bound, count in zip(bounds, itertools.accumulate(stats.seconds_counts), strict=True)
+        ]
+        buckets += [("_count", {}, float(stats.commits)), ("_sum", {}, stats.seconds_sum)]
+        yield "segsrv_commit_seconds", "histogram", "Time of a group commit.", buckets
+
+    def _sink_families(self) -> Iterator[Family]:
+        shippers = self._station.shippers
+        yield _gauge(
+            "sink_lag_bytes",
+            "Journal bytes that a sink does not have yet.",
+            (({"sink": shipper.name}, shipper.lag_bytes) for shipper in shippers),
+        )
+        yield _gauge(
+            "sink_up",
+            "1 while a sink takes batches.",
+            (({"sink": shipper.name}, not shipper.is_failing) for shipper in shippers),
+        )
+        for field, text in (
+            ("events", "Events delivered."),
+            ("batches", "Batches delivered."),
+            ("retries", "Tries that failed."),
+            ("rejected_events", "Events that a sink refused for good."),
+        ):
+            yield _counter(
+                f"sink_{field}",
+                text,
+                (({"sink": shipper.name}, getattr(shipper.stats, field)) for shipper in shippers),
+            )
+
+
+class _Fixed:
+    """A collector of metrics that are there already, as prometheus_client wants one."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = list(metrics)
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+def _counter(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
+    rows: list[Sample] = [("_total", labels, float(value)) for labels, value in samples]
+    return f"segsrv_{name}", "counter", text, rows
+
+
+def _gauge(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
+    rows: list[Sample] = [("", labels, float(value)) for labels, value in samples]
+    return f"segsrv_{name}", "gauge", text, rows
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the figures as a whole; they need not survive a power cut."""
+    make_dir(path.parent)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)

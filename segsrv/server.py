@@ -1,0 +1,323 @@
+"""The process around the application: sockets, workers, signals, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
+
+import uvloop
+from aiohttp import web
+
+from segsrv.app import create_app
+from segsrv.errors import Overloaded, SegsrvError
+from segsrv.http.connection import Connection
+from segsrv.settings import Settings
+from segsrv.tls import Certificate
+
+logger = logging.getLogger(__name__)
+
+STARTUP_FAILURE = 3
+"""Exit status of a process that could not start; a worker with it is not started again."""
+RESTART_DELAY_S = 1.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+BACKLOG = 1_024
+GC_THRESHOLD = 50_000
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread that comes back from a write waits for a busy event loop to let it go on.
+
+With the interpreter's own 5 ms, commits and deliveries fall behind the loop that feeds them.
+"""
+FILES_RESERVED = 512
+"""Open files that no connection may take: the journal's, sinks', databases', refused clients'."""
+REFUSALS_WAITING_MAX = 128
+REFUSAL_WAIT_S = 1.0
+
+
+def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status.
+
+    *announce* is called once, with the address, when every worker takes requests.
+    """
+    _raise_file_limit()
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        raise SegsrvError(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
+        ) from error
+    with listener:
+        port = listener.getsockname()[1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
+        if settings.workers == 1:
+            return run_worker(settings, listener, 0, lambda: announce(url))
+        return _Workers(settings, listener, lambda: announce(url)).run()
+
+
+def run_worker(
+    settings: Settings,
+    listener: socket.socket,
+    worker: int,
+    on_ready: Callable[[], None],
+    parent_fd: int | None = None,
+) -> int:
+    """Serve in this process until it is told to stop; return the exit status.
+
+    *parent_fd* is the reading end of a pipe that closes when the parent is gone.
+    """
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, listener, worker, on_ready, parent_fd))
+    except SegsrvError as error:
+        print(f"segsrv: {error}", file=sys.stderr)  # noqa: T201
+        return STARTUP_FAILURE
+    return 0
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    worker: int,
+    on_ready: Callable[[], None],
+    parent_fd: int | None,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    if parent_fd is not None:
+
+        def parent_is_gone() -> None:
+            # A worker without its parent would hold the data directory against the next start.
+            loop.remove_reader(parent_fd)
+            stop.set()
+
+        loop.add_reader(parent_fd, parent_is_gone)
+    certificate = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        certificate = Certificate(settings.tls_cert, settings.tls_key)
+    runner = web.AppRunner(
+        create_app(settings, worker=worker), shutdown_timeout=settings.shutdown_grace_s
+    )
+    await runner.setup()
+    watch = listening = None
+    try:
+        listening = await loop.create_server(
+            _limited(runner.server, settings),
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=certificate.context if certificate else None,
+        )
+        if certificate is not None:
+            watch = asyncio.create_task(certificate.watch(settings.tls_check_interval_s))
+        # What start-up made stays for good; the collector need not look at it again. Events are
+        # trees that reference counting frees, so it need not look often either.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 100)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        logger.info("started worker=%d pid=%d", worker, os.getpid())
+        on_ready()
+        await stop.wait()
+        logger.info("stopping worker=%d", worker)
+    finally:
+        if listening is not None:
+            listening.close()
+        if watch is not None:
+            watch.cancel()
+        await runner.cleanup()
+
+
+def _limited(server: web.Server | None, settings: Settings) -> Callable[[], asyncio.Protocol]:
+    """Return a protocol factory that turns connections above the limit away with a 503."""
+    assert server is not None
+    loop = asyncio.get_running_loop()
+    refusal = _refusal(settings)
+    options: dict[str, Any] = {
+        "access_log": None,
+        "keepalive_timeout": settings.keepalive_timeout_s,
+    }
+
+    limit = min(settings.connections_max, _connections_possible())
+    if limit < settings.connections_max:
+        logger.info("open files are limited, so connections are connections_max=%d", limit)
+
+    def accept() -> asyncio.Protocol:
+        if len(server.connections) >= limit:
+            return _Refusal(refusal)
+        return Connection(server, loop=loop, **options)
+
+    return accept
+
+
+class _Refusal(asyncio.Protocol):
+    """Answers before anything is read, and waits a moment for the client to close.
+
+    Closing at once, with the client's request unread, would reset the connection, and the answer
+    might be lost. Only a few wait at a time, so that a flood of clients takes no more files.
+    """
+
+    _waiting = 0
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are of no class of asyncio's.
+        transport = cast("asyncio.Transport", transport)
+        transport.write(self._answer)
+        if _Refusal._waiting >= REFUSALS_WAITING_MAX or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        _Refusal._waiting += 1
+        self._timer = asyncio.get_running_loop().call_later(REFUSAL_WAIT_S, transport.abort)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            _Refusal._waiting -= 1
+
+
+def _refusal(settings: Settings) -> bytes:
+    text = "too many connections are open"
+    body = json.dumps(
+        {"status": "error", "code": Overloaded.code, "message": text, "error": text}
+    ).encode()
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\nRetry-After: %d\r\nX-RateLimit-Reset: %d\r\n"
+        b"Connection: close\r\n\r\n%s"
+        % (len(body), settings.retry_after_s, settings.retry_after_s, body)
+    )
+
+
+class _Workers:
+    """Several processes on one listening socket; the parent only starts, watches and stops them."""
+
+    def __init__(
+        self, settings: Settings, listener: socket.socket, on_all_ready: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._on_all_ready = on_all_ready
+        self._pids: dict[int, int] = {}
+        self._is_stopping = False
+        self._parent_fd = self._alive_fd = -1
+
+    def run(self) -> int:
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._stop)
+        self._parent_fd, self._alive_fd = os.pipe()
+        ready_fd, report_fd = os.pipe()
+        for worker in range(self._settings.workers):
+            self._start(worker, report_fd)
+        os.close(report_fd)
+        # Each worker writes a byte when it is ready; one that dies closes its end without.
+        with os.fdopen(ready_fd, "rb", buffering=0) as ready:
+            count = 0
+            while part := ready.read(self._settings.workers):
+                count += len(part)
+        if count == self._settings.workers:
+            self._on_all_ready()
+        return self._watch()
+
+    def _start(self, worker: int, report_fd: int | None) -> None:
+        # A stop meets either no child or one that is known.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            pid = -1 if self._is_stopping else os.fork()
+            if pid > 0:
+                self._pids[pid] = worker
+            elif pid == 0:
+                self._be_worker(worker, report_fd)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _be_worker(self, worker: int, report_fd: int | None) -> NoReturn:
+        """Serve in the child that was just made, and end with it."""
+        status = 1
+        try:
+            os.close(self._alive_fd)
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+            def on_ready() -> None:
+                if report_fd is not None:
+                    os.write(report_fd, b".")
+                    os.close(report_fd)
+
+            status = run_worker(self._settings, self._listener, worker, on_ready, self._parent_fd)
+        except Exception:
+            logger.exception("worker failed worker=%d", worker)
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _watch(self) -> int:
+        """Wait for every worker; start those again that died without being asked to."""
+        result = 0
+        while self._pids:
+            pid, wait_status = os.wait()
+            worker = self._pids.pop(pid, None)
+            if worker is None:
+                continue
+            status = os.waitstatus_to_exitcode(wait_status)
+            if self._is_stopping:
+                result = max(result, abs(status))
+            elif status == STARTUP_FAILURE:
+                result = STARTUP_FAILURE
+                self._stop()
+            else:
+                logger.error("worker died, starting it again worker=%d status=%d", worker, status)
+                time.sleep(RESTART_DELAY_S)
+                self._start(worker, None)
+        return result
+
+    def _stop(self, *_signal: object) -> None:
+        self._is_stopping = True
+        for pid in self._pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system lets this process have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _connections_possible() -> int:
+    files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return max(files - FILES_RESERVED, files // 2)

@@ -1,0 +1,220 @@
+"""Everything that can be configured: names, types, limits and their checks.
+
+A field's name is its TOML key; `SEGSRV_` and the upper-cased name is its environment variable; the
+name with dashes is its flag. `settings_sources.py` reads those three; this module only knows what a
+right value is, so that `Settings(...)` can also be built by hand and embedded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from segsrv.errors import SettingsError
+
+Durability = Literal["fsync", "write", "memory"]
+Privacy = Literal["keep", "strict", "comply"]
+StoredKey = Literal["secret", "id", "none"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A write key: a public id for logs and banners, a secret, and where browsers may use it from.
+
+    `origins` is empty (any origin) or a list such as `https://*.example.com`.
+    """
+
+    id: str
+    secret: str = field(repr=False)
+    origins: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Key:
+        """Read `secret` or `id:secret`; without an id, one is derived from the secret's hash."""
+        key_id, colon, secret = text.partition(":")
+        if not colon:
+            key_id, secret = "", text
+        if not secret or (colon and not key_id):
+            raise SettingsError("write_key: expected SECRET or ID:SECRET, neither part empty")
+        return cls(id=key_id or derived_key_id(secret), secret=secret)
+
+
+def derived_key_id(secret: str) -> str:
+    return "key-" + hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()[:8]
+
+
+def option(
+    default: Any, help_text: str, *, low: float | None = None, high: float | None = None
+) -> Any:
+    """Declare a setting with its help and, for numbers, the inclusive range that is allowed."""
+    return field(default=default, metadata={"help": help_text, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, checked when built; raises SettingsError naming the setting and its value."""
+
+    host: str = option("0.0.0.0", "address to listen on")  # noqa: S104
+    port: int = option(8080, "port to listen on; 0 picks a free one", low=0, high=65535)
+    workers: int = option(1, "processes, each with its own journal", low=1, high=256)
+    data_dir: Path = option(Path("data"), "where the journal, events and state live")
+    write_key: tuple[str, ...] = option((), "accepted write key, SECRET or ID:SECRET")
+    sink: tuple[str, ...] = option(("file:",), "where events go, as a URL such as file:PATH")
+    geoip_db: tuple[Path, ...] = option((), "MaxMind database (.mmdb); several may be given")
+    durability: Durability = option(
+        "fsync", "what a 200 means: fsync (on stable storage), write (handed to the kernel), memory"
+    )
+
+    event_bytes_max: int = option(1_000_000, "one stored event", low=1_000, high=64 * MIB)
+    body_bytes_max: int = option(4 * MIB, "one body, decompressed", low=1_000, high=256 * MIB)
+    batch_events_max: int = option(2_500, "events in one batch", low=1, high=100_000)
+    reading_bytes_max: int = option(
+        256 * MIB, "all bodies that are being read, per worker; 503 above", low=MIB, high=64 * GIB
+    )
+    connections_max: int = option(
+        20_000, "open connections, per worker; 503 above", low=1, high=10_000_000
+    )
+    body_timeout_s: float = option(30.0, "time for a whole body to arrive", low=0.1, high=600)
+    keepalive_timeout_s: float = option(
+        75.0,
+        "time for a request's head to arrive, on a new or a kept connection",
+        low=1,
+        high=3_600,
+    )
+    retry_after_s: int = option(5, "what a 503 asks clients to wait", low=1, high=300)
+
+    journal_bytes_max: int = option(
+        10 * GIB, "undelivered events on disk, per worker; 503 above", low=MIB, high=1 << 50
+    )
+    journal_segment_bytes_max: int = option(
+        64 * MIB, "one journal file", low=64 << 10, high=4 * GIB - 1
+    )
+    journal_retention_s: float = option(
+        0.0, "keep delivered journal files this long", low=0, high=366 * 86_400
+    )
+    pending_bytes_max: int = option(
+        64 * MIB, "events in memory that wait for a commit; 503 above", low=MIB, high=16 * GIB
+    )
+    disk_free_bytes_min: int = option(
+        64 * MIB, "answer 503 when the disk has less free than this", low=0, high=1 << 50
+    )
+    dead_letter_bytes_max: int = option(
+        GIB, "dead letters kept, per worker; the oldest go first", low=MIB, high=1 << 50
+    )
+
+    flush_interval_s: float = option(
+        0.25, "longest time that an event waits for a fuller batch to a sink", low=0.01, high=60
+    )
+    flush_bytes_max: int = option(8 * MIB, "one batch to a sink", low=64 << 10, high=GIB)
+    sink_retry_s_max: float = option(
+        60.0, "longest wait between two tries of a sink that is down", low=0.1, high=3_600
+    )
+    file_bytes_max: int = option(
+        256 * MIB, "one file of the file sink, then the next is begun", low=64 << 10, high=1 << 40
+    )
+    shutdown_grace_s: float = option(
+        10.0, "after SIGTERM: time for requests in flight and sinks", low=0, high=600
+    )
+
+    user_agent_cache_entries_max: int = option(
+        10_000, "parsed user agents kept", low=1, high=10_000_000
+    )
+    geoip_cache_entries_max: int = option(50_000, "located addresses kept", low=1, high=10_000_000)
+    geoip_check_interval_s: float = option(
+        5.0, "how often replaced databases are looked for", low=0.05, high=86_400
+    )
+    bot_words: tuple[str, ...] = option((), "more lower-case words that mark a user agent as a bot")
+    trusted_proxies: tuple[str, ...] = option(
+        (
+            "127.0.0.0/8",
+            "::1/128",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "fc00::/7",
+        ),
+        "networks whose X-Forwarded-For, Forwarded and X-Real-IP are believed",
+    )
+    cookie_policy: Privacy = option("keep", "cookie policy of requests that name none")
+    ip_policy: Privacy = option("keep", "address policy of requests that name none")
+    stored_api_key: StoredKey = option(
+        "secret", "what an event's api_key holds: the key's secret, its id, or none"
+    )
+    correct_timestamps: bool = option(
+        False, "correct `timestamp` by the sender's clock, as Segment documents it"
+    )
+    tls_cert: Path | None = option(None, "certificate chain (PEM); with tls_key, serve https")
+    tls_key: Path | None = option(None, "private key of tls_cert (PEM)")
+    tls_check_interval_s: float = option(
+        10.0, "how often a replaced certificate is looked for", low=0.05, high=86_400
+    )
+    public_url: str = option(
+        "", "where clients reach segsrv, such as https://events.example.com/api/v1/segment"
+    )
+    analytics_js_dir: Path | None = option(
+        None, "the dist/umd folder of npm's @segment/analytics-next, served to snippet users"
+    )
+    log_level: LogLevel = option("info", "least severe log line that is written")
+
+    keys: tuple[Key, ...] = field(
+        default=(), metadata={"help": "write keys with id, secret and origins (TOML only)"}
+    )
+    integrations: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "merged into `integrations` of the settings endpoint (TOML only)"},
+    )
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            _check(spec, getattr(self, spec.name))
+        if not self.sink:
+            raise SettingsError("sink: at least one is needed, for example file:")
+        ids = [key.id for key in self.all_keys()]
+        for key_id in ids:
+            if ids.count(key_id) > 1:
+                raise SettingsError(f"keys: the id {key_id!r} is given twice")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("tls_cert and tls_key: give both, or neither")
+        for name, extra in self.integrations.items():
+            if not isinstance(extra, dict):
+                raise SettingsError(f"integrations.{name}={extra!r}: expected a table")
+        if self.public_url and not self.public_url.startswith(("http://", "https://")):
+            raise SettingsError(f"public_url={self.public_url}: expected http:// or https://")
+        if self.event_bytes_max > self.pending_bytes_max:
+            raise SettingsError(
+                f"event_bytes_max={self.event_bytes_max}: more than "
+                f"pending_bytes_max={self.pending_bytes_max}"
+            )
+
+    def all_keys(self) -> tuple[Key, ...]:
+        """Return the keys of both forms: `write_key` texts and `[[keys]]` tables."""
+        return (*(Key.parse(text) for text in self.write_key), *self.keys)
+
+
+def choices(spec: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """Return what a setting of a fixed set of words may be, or nothing for the others."""
+    return _CHOICES.get(str(spec.type), ())
+
+
+_CHOICES = {
+    "Durability": get_args(Durability),
+    "LogLevel": get_args(LogLevel),
+    "Privacy": get_args(Privacy),
+    "StoredKey": get_args(StoredKey),
+}
+
+
+def _check(spec: dataclasses.Field[Any], value: Any) -> None:
+    low, high = spec.metadata.get("low"), spec.metadata.get("high")
+    if low is not None and high is not None and not low <= value <= high:
+        raise SettingsError(f"{spec.name}={value}: expected {low} to {high}")
+    allowed = choices(spec)
+    if allowed and value not in allowed:
+        raise SettingsError(f"{spec.name}={value!r}: expected one of {', '.join(allowed)}")

@@ -1,0 +1,107 @@
+"""A journal, a shipper and a sink in memory, put together for the tests of this folder."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from segsrv.delivery.shipper import Shipper
+from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.log import Batch, SegmentLog
+from segsrv.sinks.base import Placement, Sink
+
+GRACE_S = 10.0
+
+
+class MemorySink:
+    """Keeps batches in a list; raises the errors that a test queued, one for each call.
+
+    `calls` counts every `send`, `sent` holds those that succeeded with their placement.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[Batch, Placement]] = []
+        self.calls = 0
+        self.is_open = False
+        self.open_faults: deque[Exception] = deque()
+        self.plan_faults: deque[Exception] = deque()
+        self.send_faults: deque[Exception] = deque()
+
+    @property
+    def lines(self) -> list[bytes]:
+        return b"".join(batch.lines for batch, _placement in self.sent).splitlines(keepends=True)
+
+    async def check(self) -> None:
+        """Nothing can be wrong with a list."""
+
+    async def open(self) -> None:
+        _raise_next(self.open_faults)
+        self.is_open = True
+
+    async def plan(self, batch: Batch, last: Placement) -> Placement:
+        assert self.is_open
+        assert batch.events
+        _raise_next(self.plan_faults)
+        return {"number": last.get("number", 0) + 1}
+
+    async def send(self, batch: Batch, placement: Placement) -> None:
+        self.calls += 1
+        _raise_next(self.send_faults)
+        self.sent.append((batch, placement))
+
+    async def close(self) -> None:
+        self.is_open = False
+
+    def describe(self) -> str:
+        return "memory"
+
+
+def _raise_next(faults: deque[Exception]) -> None:
+    if faults:
+        raise faults.popleft()
+
+
+def open_log(
+    directory: Path, *, segment_bytes_max: int = 1 << 20, position_min: int = 0
+) -> SegmentLog:
+    return SegmentLog(
+        directory / "journal",
+        segment_bytes_max=segment_bytes_max,
+        disk_free_bytes_min=0,
+        is_synced=False,
+        position_min=position_min,
+    )
+
+
+def append(log: SegmentLog, *numbers: int) -> list[bytes]:
+    """Append a frame of one line for each number and return the lines."""
+    lines = [b'{"n":%d}\n' % number for number in numbers]
+    for line in lines:
+        log.append(line, 1)
+    return lines
+
+
+def make_shipper(directory: Path, log: SegmentLog, sink: Sink, **options: Any) -> Shipper:
+    settings = {"flush_interval_s": 0.001, "flush_bytes_max": 1 << 20, "retry_s_max": 0.01}
+    return Shipper(
+        "test",
+        sink,
+        log,
+        DeadLetters(directory / "dead-letter", prefix="test", bytes_max=1 << 20),
+        cursor_path=directory / "state" / "test.json",
+        **(settings | options),
+    )
+
+
+@asynccontextmanager
+async def shipping(
+    directory: Path, log: SegmentLog, sink: Sink, *, grace_s: float = GRACE_S, **options: Any
+) -> AsyncIterator[Shipper]:
+    """Run a shipper for the length of an `async with` block; the end waits for delivery."""
+    shipper = make_shipper(directory, log, sink, **options)
+    shipper.start()
+    try:
+        yield shipper
+    finally:
+        await shipper.stop(grace_s=grace_s)

@@ -1,0 +1,256 @@
+"""The station: several sinks, journals of removed workers, release, and a clear end."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from segsrv.delivery import shipper as shipper_module
+from segsrv.delivery.station import Station
+from segsrv.errors import DataDirInUse, JournalFault, JournalFull
+from segsrv.journal.cursor import CursorUnreadable
+from segsrv.settings import Settings
+from tests.waiting import DEADLINE_S, until
+
+LINE_BYTES = 20_000
+DEAD_SINK_GRACE_S = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _retry_soon(monkeypatch):
+    monkeypatch.setattr(shipper_module, "RETRY_S_MIN", 0.005)
+
+
+def make_settings(tmp_path: Path, **changes) -> Settings:
+    values = {
+        "data_dir": tmp_path / "data",
+        "durability": "write",
+        "disk_free_bytes_min": 0,
+        "flush_interval_s": 0.01,
+        "sink_retry_s_max": 0.1,
+        "journal_segment_bytes_max": 64 << 10,
+        "flush_bytes_max": 64 << 10,
+    }
+    return Settings(**(values | changes))
+
+
+@asynccontextmanager
+async def running(settings: Settings, *, worker: int = 0) -> AsyncIterator[Station]:
+    station = Station(settings, worker=worker)
+    async with asyncio.timeout(2 * DEADLINE_S):
+        await station.start()
+        try:
+            yield station
+        finally:
+            await station.stop()
+
+
+def line(number: int) -> bytes:
+    return json.dumps({"n": number, "pad": "x" * LINE_BYTES}).encode() + b"\n"
+
+
+async def submit(station: Station, *numbers: int) -> None:
+    for number in numbers:
+        waiter = station.commit.submit([line(number)], [])
+        if waiter is not None:
+            await waiter
+
+
+def stored(root: Path) -> list[int]:
+    files = sorted(root.glob("**/*.ndjson"))
+    # A last line without its newline is still being written, by another thread.
+    lines = [line for file in files for line in file.read_bytes().split(b"\n")[:-1]]
+    return [json.loads(line)["n"] for line in lines]
+
+
+def journal_files(tmp_path: Path, worker: int = 0) -> list[Path]:
+    return sorted((tmp_path / "data" / "journal" / f"w{worker}").glob("*.journal"))
+
+
+class TestSinks:
+    async def test_a_dead_sink_holds_nobody_up_and_nothing_is_released(self, tmp_path):
+        """The live sink gets everything at once; the dead one everything when it is back."""
+        dead, live = tmp_path / "dead", tmp_path / "live"
+        dead.write_text("in the way")
+        settings = make_settings(tmp_path, sink=(f"file:{dead}", f"file:{live}"))
+        numbers = list(range(20))
+        async with running(settings) as station:
+            await submit(station, *numbers)
+            await until(lambda: stored(live) == numbers)
+
+            failing = [True, False]
+            await until(lambda: [shipper.is_failing for shipper in station.shippers] == failing)
+            assert station.commit.log.first == 0
+            assert len(journal_files(tmp_path)) > 3
+
+            dead.unlink()
+            await until(lambda: stored(dead) == numbers)
+            await until(lambda: len(journal_files(tmp_path)) == 1)
+
+    async def test_a_sink_keeps_its_own_cursor_when_another_is_removed(self, tmp_path):
+        """What a dead sink lacks is still its due after the sink before it left the settings."""
+        dead, live = tmp_path / "dead", tmp_path / "live"
+        dead.write_text("in the way")
+        both = (f"file:{live}", f"file:{dead}")
+        settings = make_settings(tmp_path, sink=both, shutdown_grace_s=DEAD_SINK_GRACE_S)
+        async with running(settings) as station:
+            await submit(station, 1, 2, 3)
+            await until(lambda: stored(live) == [1, 2, 3])
+        dead.unlink()
+
+        async with running(make_settings(tmp_path, sink=both[1:])):
+            await until(lambda: stored(dead) == [1, 2, 3])
+
+    async def test_a_sink_that_was_removed_holds_no_journal(self, tmp_path):
+        """Only the cursors of configured sinks keep files, whatever others are left behind."""
+        dead, live = tmp_path / "dead", tmp_path / "live"
+        dead.write_text("in the way")
+        both = make_settings(
+            tmp_path,
+            sink=(f"file:{live}", f"file:{dead}"),
+            shutdown_grace_s=DEAD_SINK_GRACE_S,
+        )
+        async with running(both) as station:
+            await submit(station, *range(8))
+            await until(lambda: len(stored(live)) == 8)
+
+        async with running(make_settings(tmp_path, sink=(f"file:{live}",))) as station:
+            await submit(station, 8)
+            await until(lambda: stored(live) == list(range(9)))
+            await until(lambda: len(journal_files(tmp_path)) == 1)
+
+    async def test_a_full_journal_takes_events_again_when_the_sink_is_back(self, tmp_path):
+        """At the limit events are refused, none is lost, and delivery makes room."""
+        blocker = tmp_path / "out"
+        blocker.write_text("in the way")
+        settings = make_settings(tmp_path, sink=(f"file:{blocker}",), journal_bytes_max=1 << 20)
+        taken = 0
+        async with running(settings) as station:
+            for number in range(100):
+                try:
+                    await submit(station, number)
+                except JournalFull:
+                    break
+                taken += 1
+            assert 40 < taken < 60
+
+            blocker.unlink()
+            await until(lambda: len(stored(blocker)) == taken)
+            await until(lambda: station.commit.undelivered_bytes == 0)
+            await submit(station, taken)
+            await until(lambda: stored(blocker) == list(range(taken + 1)))
+
+    async def test_a_limit_below_one_journal_file_is_no_dead_end(self, tmp_path):
+        """Delivered events in the newest file take no room from new ones, after a start too."""
+        settings = make_settings(
+            tmp_path, journal_bytes_max=1 << 20, journal_segment_bytes_max=64 << 20
+        )
+        root = tmp_path / "data" / "events"
+        numbers = list(range(120))
+        for part in (numbers[:60], numbers[60:]):
+            async with running(settings) as station:
+                for number in part:
+                    await submit(station, number)
+                    await until(lambda: station.commit.undelivered_bytes < 500_000)
+        await until(lambda: stored(root) == numbers)
+
+
+class TestJournals:
+    async def test_a_removed_workers_journal_is_delivered(self, tmp_path):
+        """With fewer workers, those left deliver what the others had accepted."""
+        root = tmp_path / "out"
+        root.write_text("in the way")
+        sink = (f"file:{root}",)
+        for worker in range(3):
+            settings = make_settings(
+                tmp_path, sink=sink, workers=3, shutdown_grace_s=DEAD_SINK_GRACE_S
+            )
+            async with running(settings, worker=worker) as station:
+                await submit(station, worker)
+        root.unlink()
+
+        async with running(make_settings(tmp_path, sink=sink)) as station:
+            await until(lambda: sorted(stored(root)) == [0, 1, 2])
+            assert sorted(station.journals) == [0, 1, 2]
+
+    async def test_each_left_journal_has_one_new_owner(self, tmp_path):
+        """Of two workers each takes on every other journal, and none is opened twice."""
+        for number in range(6):
+            (tmp_path / "data" / "journal" / f"w{number}").mkdir(parents=True)
+        settings = make_settings(tmp_path, workers=2)
+        async with (
+            running(settings, worker=0) as first,
+            running(settings, worker=1) as second,
+        ):
+            assert sorted(first.journals) == [0, 2, 4]
+            assert sorted(second.journals) == [1, 3, 5]
+
+    async def test_a_second_station_is_refused(self, tmp_path):
+        """Two servers never write one journal; the first goes on unharmed."""
+        settings = make_settings(tmp_path)
+        async with running(settings) as station:
+            with pytest.raises(DataDirInUse, match="in use by process"):
+                await Station(settings, worker=0).start()
+            await submit(station, 1)
+        assert stored(tmp_path / "data" / "events") == [1]
+
+    async def test_positions_begin_above_the_cursors_of_removed_sinks(self, tmp_path):
+        """A sink that comes back after the journal was removed misses nothing that is new."""
+        settings = make_settings(tmp_path)
+        async with running(settings) as station:
+            await submit(station, 1)
+            end = station.commit.log.end
+        for file in journal_files(tmp_path):
+            file.unlink()
+
+        async with running(settings) as station:
+            assert station.commit.log.end == end
+            await submit(station, 2)
+        assert stored(tmp_path / "data" / "events") == [1, 2]
+
+
+class TestStart:
+    async def test_an_unreadable_cursor_stops_the_start(self, tmp_path):
+        """The error names the file, and nothing stays locked."""
+        cursor = tmp_path / "data" / "state" / "w0-file.json"
+        cursor.parent.mkdir(parents=True)
+        cursor.write_text("?")
+        with pytest.raises(CursorUnreadable, match=r"w0-file\.json is not a cursor"):
+            await Station(make_settings(tmp_path), worker=0).start()
+
+        cursor.unlink()
+        async with running(make_settings(tmp_path)) as station:
+            await submit(station, 1)
+        assert stored(tmp_path / "data" / "events") == [1]
+
+    async def test_a_data_directory_that_cannot_be_made_is_a_clear_error(self, tmp_path):
+        """A file in the way is told as such, not as a surprise."""
+        (tmp_path / "data").write_text("in the way")
+
+        with pytest.raises(JournalFault, match=r"data directory can't be used: .*data"):
+            await Station(make_settings(tmp_path), worker=0).start()
+
+
+class TestStop:
+    async def test_memory_durability_loses_nothing_at_an_orderly_end(self, tmp_path):
+        """What was queued and not yet written goes down and out before the end."""
+        async with running(make_settings(tmp_path, durability="memory")) as station:
+            await submit(station, *range(30))
+        assert stored(tmp_path / "data" / "events") == list(range(30))
+
+    async def test_what_a_dead_sink_did_not_take_goes_out_at_the_next_start(self, tmp_path):
+        """The end says what is left, and the next start delivers it once."""
+        root = tmp_path / "out"
+        root.write_text("in the way")
+        sink = (f"file:{root}",)
+        settings = make_settings(tmp_path, sink=sink, shutdown_grace_s=DEAD_SINK_GRACE_S)
+        async with running(settings) as station:
+            await submit(station, 1, 2, 3)
+        root.unlink()
+
+        async with running(make_settings(tmp_path, sink=sink)):
+            await until(lambda: stored(root) == [1, 2, 3])
+        assert stored(root) == [1, 2, 3]

@@ -1,0 +1,140 @@
+"""Every path that an SDK posts to, however its host was joined to it."""
+
+import http.client
+import json
+
+import pytest
+
+from segsrv.http.paths import CALLS, ingest_paths, normalised
+from tests.site import COMPAT, FLAT, KEY, basic, id_of, new_id
+
+BATCHES = ["/v1/batch", "/v1/import", "/batch", "/import", "/b", "/v1/b", "/batch/b", "/v1/batch/b"]
+
+
+@pytest.mark.parametrize("prefix", [FLAT, COMPAT, ""], ids=["flat", "compat", "root"])
+class TestPrefixes:
+    def test_every_batch_path_takes_batches(self, site, prefix):
+        """All batch paths of the SDKs store a batch in the format of their prefix."""
+        ids = []
+        for suffix in BATCHES:
+            ids.append(new_id())
+            body = {"batch": [{"type": "track", "messageId": ids[-1]}]}
+            assert site.post(body, path=prefix + suffix).body == b'{"status":"ok"}', suffix
+        assert len(BATCHES) == len(site.stored(*ids))
+
+    def test_every_call_path_gives_its_type(self, site, prefix):
+        """Letters and names, with and without /v1, give events without a type theirs."""
+        expected = {}
+        for letter, name in CALLS.items():
+            for suffix in (f"/{letter}", f"/v1/{letter}", f"/{name}", f"/v1/{name}"):
+                event_id = new_id()
+                expected[event_id] = name
+                body = {"messageId": event_id, "userId": "u1"}
+                assert site.post(body, path=prefix + suffix).status == 200, suffix
+        stored = site.stored(*expected)
+
+        assert expected == {id_of(event): event["event_type"] for event in stored}
+
+    def test_an_event_keeps_its_own_type(self, site, prefix):
+        """The path's type is only for events that have none."""
+        event_id = new_id()
+        site.post({"messageId": event_id, "type": "page", "userId": "u1"}, path=prefix + "/v1/t")
+        assert site.stored(event_id)[0]["event_type"] == "page"
+
+    @pytest.mark.parametrize(
+        "joined", ["/v1/batch/", "//v1/batch", "/v1//batch", "/v1/batch//", "///v1///batch///"]
+    )
+    def test_carelessly_joined_paths_are_found(self, site, prefix, joined):
+        """Slashes doubled or at the end are answered at once, never with a redirect."""
+        event_id = new_id()
+        body = {"batch": [{"type": "track", "messageId": event_id}]}
+        assert (
+            (answer := site.post(body, path=prefix + joined)).status,
+            answer.body,
+        ) == (200, b'{"status":"ok"}')
+        assert len(site.stored(event_id)) == 1
+
+    @pytest.mark.parametrize("suffix", ["/m", "/v1/m", "/v1/m/"])
+    def test_telemetry_is_swallowed(self, site, prefix, suffix):
+        """What SDKs report of themselves is answered ok without a key, and not stored."""
+        before = len(site.process.events())
+        answer = site.post({"series": [{"type": "Counter"}]}, path=prefix + suffix, key=None)
+        assert answer.status == 200
+        assert before == len(site.process.events())
+
+
+class TestOthers:
+    def test_bare_prefixes_take_both_forms(self, site):
+        """React Native posts batches to the bare prefix when it is given one as its proxy."""
+        for path in (FLAT, COMPAT):
+            event_id = new_id()
+            body = {"batch": [{"type": "track", "messageId": event_id}], "writeKey": KEY}
+            assert site.post(body, path=path, key=None).status == 200
+            assert len(site.stored(event_id)) == 1
+
+    @pytest.mark.parametrize("kind", ["track", "page", "identify", "group"])
+    @pytest.mark.parametrize("base", ["/api/s/", "/api/s/s2s/"])
+    def test_jitsu_paths_are_flat(self, site, base, kind):
+        """@jitsu/js posts single events to a path that names their type."""
+        event_id = new_id()
+        answer = site.post({"messageId": event_id, "userId": "u1"}, path=base + kind)
+        assert (answer.status, answer.json()) == (200, {"status": "ok"})
+        (event,) = site.stored(event_id)
+        assert kind == event["event_type"]
+        assert "eventn_ctx" not in event
+
+    def test_other_methods_are_404(self, site):
+        """A GET of an ingest path is not an ingest; it is told so in JSON."""
+        answer = site.get(FLAT)
+        assert answer.status == 404
+        assert "GET" in answer.json()["message"]
+
+    def test_no_two_paths_are_alike_but_for_slashes(self):
+        """The table's paths are normalised, so each is found in any spelling."""
+        for path in ingest_paths():
+            assert path == normalised(path)
+
+
+class TestSenderAddress:
+    @pytest.mark.parametrize("path", ["/v1/t", "/v1/b", "/b", "/api/s/track"])
+    def test_client_paths_take_the_sender(self, site, path):
+        """A page can't choose its address: on browser and mobile paths the sender's is stored."""
+        event_id = new_id()
+        body = {"type": "track", "messageId": event_id, "context": {"ip": "1.2.3.4"}}
+        site.post({"batch": [body]}, path=path, headers={"X-Forwarded-For": "8.8.8.8"})
+        assert site.stored(event_id)[0]["source_ip"] == "8.8.8.8"
+
+    def test_client_paths_keep_an_opted_out_address(self, site):
+        """A page that sends 0.0.0.0, Segment's way to store no address, is heeded."""
+        event_id = new_id()
+        body = {"type": "track", "messageId": event_id, "context": {"ip": "0.0.0.0"}}
+        site.post(body, path="/v1/t", headers={"X-Forwarded-For": "8.8.8.8"})
+        assert site.stored(event_id)[0]["source_ip"] == "0.0.0.0"
+
+    @pytest.mark.parametrize("path", ["/v1/batch", "/v1/import", FLAT, "/api/s/s2s/track"])
+    def test_server_paths_keep_the_event_s_own(self, site, path):
+        """A server sends for others: events keep an address they name, else get the sender's."""
+        named, unnamed = new_id(), new_id()
+        batch = [
+            {"type": "track", "messageId": named, "context": {"ip": "1.2.3.4"}},
+            {"type": "track", "messageId": unnamed},
+        ]
+        site.post({"batch": batch}, path=path, headers={"X-Forwarded-For": "8.8.8.8"})
+        addresses = [event["source_ip"] for event in site.stored(named, unnamed)]
+        assert addresses == ["1.2.3.4", "8.8.8.8"]
+
+
+def test_one_connection_may_mix_paths(site):
+    """Requests to different paths follow each other on one connection."""
+    connection = http.client.HTTPConnection(*site.address, timeout=30)
+    for path in ("/v1/t", "/nothing", FLAT, "//v1//b"):
+        connection.request(
+            "POST",
+            site.prefix + path,
+            body=json.dumps({"type": "track", "messageId": new_id()}),
+            headers={"Authorization": basic(KEY)},
+        )
+        response = connection.getresponse()
+        assert (404 if path == "/nothing" else 200) == response.status
+        json.loads(response.read())
+    connection.close()

@@ -1,0 +1,68 @@
+"""The settings that browser and mobile SDKs fetch before they send anything."""
+
+import pytest
+
+from tests.site import COMPAT, FLAT, KEY
+
+PATTERNS = [
+    "/v1/projects/{}/settings",
+    "/projects/{}/settings",
+    "/v1/projects/projects/{}/settings",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("prefix", [FLAT, COMPAT, ""], ids=["flat", "compat", "root"])
+def test_a_known_key_gets_what_sdks_need(site, prefix, pattern):
+    """The answer has exactly the one integration, without a host that would divert traffic."""
+    answer = site.get(prefix + pattern.format(KEY), Origin="https://page.test")
+
+    assert answer.status == 200
+    assert answer.json() == {
+        "integrations": {"Segment.io": {"apiKey": KEY}},
+        "metrics": {"sampleRate": 0},
+        "plan": {},
+    }
+    assert "max-age" in answer.headers["Cache-Control"]
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://page.test"
+
+
+def test_caches_keep_pages_and_others_apart(site):
+    """An answer to no page is not given to a page: it varies by origin, whoever asked."""
+    assert "Origin" in site.get(PATTERNS[0].format(KEY)).headers["Vary"]
+
+
+def test_an_unknown_key_gets_404(site):
+    """A key that is not configured has no settings."""
+    answer = site.get("/v1/projects/unknown/settings")
+    assert (answer.status, answer.json()["code"]) == (404, "not_found")
+
+
+def test_an_unchanged_answer_is_304(site):
+    """A client that has the answer already is told so."""
+    path = PATTERNS[0].format(KEY)
+    etag = site.get(path).headers["ETag"]
+    answer = site.get(path, **{"If-None-Match": etag})
+    assert (answer.status, answer.body) == (304, b"")
+
+
+def test_settings_say_host_and_integrations(new_site, tmp_path):
+    """`public_url` names the host, and configured integrations are merged in."""
+    config = tmp_path / "segsrv.toml"
+    config.write_text(
+        'public_url = "https://events.example.com/api/v1/segment/"\n'
+        '[integrations."Segment.io".httpConfig.rateLimitConfig]\nenabled = true\n'
+        "[integrations.Other]\ntoken = 1\n"
+    )
+    integrations = (
+        new_site("--config", str(config)).get(PATTERNS[0].format(KEY)).json()["integrations"]
+    )
+    assert integrations == {
+        "Segment.io": {
+            "apiKey": KEY,
+            "apiHost": "events.example.com/api/v1/segment/v1",
+            "protocol": "https",
+            "httpConfig": {"rateLimitConfig": {"enabled": True}},
+        },
+        "Other": {"token": 1},
+    }

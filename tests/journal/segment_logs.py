@@ -1,0 +1,79 @@
+"""Opens and empties segment logs for the tests of this folder."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from segsrv.journal.frame import HEADER_BYTES
+from segsrv.journal.log import SegmentLog
+
+READ_BYTES = 1 << 20
+
+
+@contextmanager
+def opened(
+    directory: Path,
+    *,
+    segment_bytes_max: int = 1 << 20,
+    disk_free_bytes_min: int = 0,
+    position_min: int = 0,
+) -> Iterator[SegmentLog]:
+    """Open the log of *directory* for the length of a `with` block."""
+    log = SegmentLog(
+        directory,
+        segment_bytes_max=segment_bytes_max,
+        disk_free_bytes_min=disk_free_bytes_min,
+        is_synced=True,
+        position_min=position_min,
+    )
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def payload(number: int, *, size: int = 0) -> bytes:
+    """Return a payload of one line that names *number*, of at least *size* bytes."""
+    return b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * size)
+
+
+def fill(directory: Path, numbers: range, *, size: int = 0) -> list[int]:
+    """Append a frame for each number and return the position of each."""
+    with opened(directory) as log:
+        positions = []
+        for number in numbers:
+            positions.append(log.end)
+            log.append(payload(number, size=size), 1)
+    return positions
+
+
+def drain(log: SegmentLog, *, position: int = 0, bytes_max: int = READ_BYTES) -> list[bytes]:
+    """Return every line from *position* on, in order."""
+    lines: list[bytes] = []
+    while position < log.end:
+        batch = log.read(position, bytes_max=bytes_max)
+        assert batch.end > position, "the reader does not get on"
+        assert batch.events == batch.lines.count(b"\n")
+        lines += batch.lines.splitlines(keepends=True)
+        position = batch.end
+    return lines
+
+
+def journal_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.journal"))
+
+
+def set_aside(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.damaged-*"))
+
+
+def flip(path: Path, offset: int) -> None:
+    """Damage one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)
+
+
+def frame_bytes(number: int, *, size: int = 0) -> int:
+    """Return how long the frame of `payload(number)` is on disk."""
+    return HEADER_BYTES + len(payload(number, size=size))

@@ -1,0 +1,61 @@
+"""Dead letter files: bounded, whole lines only, and never mixed between their writers."""
+
+import os
+
+import pytest
+
+from segsrv.errors import JournalFault
+from segsrv.journal.dead_letters import FILES, DeadLetters
+
+
+def contents(directory, prefix):
+    return [path.read_bytes() for path in sorted(directory.glob(f"{prefix}-0*.ndjson"))]
+
+
+class TestFiles:
+    def test_lines_are_appended_across_restarts(self, tmp_path):
+        """A new writer goes on in the newest file."""
+        for number in range(3):
+            letters = DeadLetters(tmp_path / "dead", prefix="w0", bytes_max=1 << 20)
+            letters.append([b"%d\n" % number])
+
+        assert contents(tmp_path / "dead", "w0") == [b"0\n1\n2\n"]
+
+    def test_the_oldest_go_when_all_take_too_much(self, tmp_path):
+        """The files together stay near the limit, and the newest lines are kept."""
+        letters = DeadLetters(tmp_path, prefix="w0", bytes_max=FILES * 10)
+        for number in range(100):
+            letters.append([b"%09d\n" % number])
+
+        assert contents(tmp_path, "w0") == [b"%09d\n" % number for number in range(84, 100)]
+
+    @pytest.mark.parametrize(
+        ("prefix", "other"), [("w0", "w0-file"), ("w0-file", "w0-file-2"), ("w1", "w10")]
+    )
+    def test_writers_with_similar_names_are_kept_apart(self, tmp_path, prefix, other):
+        """A prefix that begins like another one's neither takes its files nor deletes them."""
+        ours = DeadLetters(tmp_path, prefix=prefix, bytes_max=FILES)
+        theirs = DeadLetters(tmp_path, prefix=other, bytes_max=1 << 20)
+        theirs.append([b"theirs\n"])
+        for number in range(2 * FILES):
+            ours.append([b"%d\n" % number])
+        theirs.append([b"theirs too\n"])
+
+        assert contents(tmp_path, other) == [b"theirs\ntheirs too\n"]
+        assert len(contents(tmp_path, prefix)) == FILES
+
+    def test_a_failed_write_leaves_no_trace(self, tmp_path, monkeypatch):
+        """Lines that could not be synced are taken back, so a retry does not double them."""
+        letters = DeadLetters(tmp_path, prefix="w0", bytes_max=1 << 20)
+        letters.append([b"1\n"])
+
+        def refuse(_fd: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", refuse)
+            with pytest.raises(JournalFault, match="Input/output error"):
+                letters.append([b"2\n"])
+        letters.append([b"2\n"])
+
+        assert contents(tmp_path, "w0") == [b"1\n2\n"]

@@ -1,0 +1,437 @@
+"""Group commit: who shares a commit, what a failure costs, and what memory durability keeps.
+
+The log's thread is held at a gate, so that what happens during a commit is decided by the test.
+"""
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from segsrv.errors import JournalFault, JournalFull, ShuttingDown
+from segsrv.journal import group_commit
+from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.group_commit import GroupCommit
+from segsrv.journal.log import SegmentLog
+from tests.journal.segment_logs import drain, opened
+from tests.waiting import DEADLINE_S, until
+
+MIB = 1 << 20
+
+
+class GatedLog(SegmentLog):
+    """A segment log that waits before each append, and fails on demand.
+
+    `started` counts the appends that began, probes included.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = 0
+        self.fault: Exception | None = None
+        self.fault_once: Exception | None = None
+        super().__init__(directory, segment_bytes_max=MIB, disk_free_bytes_min=0, is_synced=False)
+
+    def append(self, payload: bytes, events: int) -> None:
+        self.started += 1
+        assert self.gate.wait(DEADLINE_S), "nobody opened the gate"
+        fault, self.fault_once = self.fault_once or self.fault, None
+        if fault is not None:
+            raise fault
+        super().append(payload, events)
+
+
+@asynccontextmanager
+async def running(
+    directory: Path,
+    *,
+    pending_bytes_max: int = MIB,
+    journal_bytes_max: int = MIB,
+    waits_for_disk: bool = True,
+) -> AsyncIterator[tuple[GroupCommit, GatedLog]]:
+    log = GatedLog(directory / "journal")
+    commit = GroupCommit(
+        log,
+        DeadLetters(directory / "dead-letter", prefix="w0", bytes_max=MIB),
+        pending_bytes_max=pending_bytes_max,
+        journal_bytes_max=journal_bytes_max,
+        waits_for_disk=waits_for_disk,
+    )
+    try:
+        yield commit, log
+    finally:
+        log.gate.set()
+        async with asyncio.timeout(DEADLINE_S):
+            await commit.close()
+
+
+@pytest.fixture(autouse=True)
+def _probe_often(monkeypatch):
+    monkeypatch.setattr(group_commit, "PROBE_INTERVAL_S", 0.01)
+
+
+async def bounded(waiter: asyncio.Future[None] | None) -> None:
+    assert waiter is not None
+    async with asyncio.timeout(DEADLINE_S):
+        await waiter
+
+
+async def held_commit(commit: GroupCommit, log: GatedLog) -> asyncio.Future[None] | None:
+    """Start a commit of one event and return once it is held at the gate."""
+    log.gate.clear()
+    before = log.started
+    waiter = commit.submit([b"first\n"], [])
+    await until(lambda: log.started == before + 1)
+    return waiter
+
+
+def stored(directory: Path) -> list[bytes]:
+    with opened(directory / "journal") as log:
+        return drain(log)
+
+
+class TestSharing:
+    async def test_requests_that_arrive_during_a_commit_share_the_next(self, tmp_path):
+        """However many requests arrive while a commit runs, one more commit takes them all."""
+        async with running(tmp_path) as (commit, log):
+            first = await held_commit(commit, log)
+            waiters = [commit.submit([b"%d\n" % number], []) for number in range(50)]
+            assert not first.done()
+            log.gate.set()
+            for waiter in (first, *waiters):
+                await bounded(waiter)
+
+            assert (commit.stats.commits, commit.stats.events) == (2, 51)
+            assert commit.pending_bytes == 0
+        assert stored(tmp_path) == [b"first\n", *(b"%d\n" % number for number in range(50))]
+
+    async def test_requests_of_one_turn_of_the_loop_share_a_commit(self, tmp_path):
+        """Requests that are handled in the same turn go down together, even on an idle journal."""
+        async with running(tmp_path) as (commit, _log):
+            for waiter in [commit.submit([b"%d\n" % number], []) for number in range(5)]:
+                await bounded(waiter)
+
+            assert commit.stats.commits == 1
+
+    async def test_a_waiter_is_not_told_before_its_commit_ended(self, tmp_path):
+        """The second group waits for its own commit, not for the one that ran when it came."""
+        async with running(tmp_path) as (commit, log):
+            first = await held_commit(commit, log)
+            second = commit.submit([b"second\n"], [])
+            log.fault = JournalFault("down")
+            log.gate.set()
+            for waiter in (first, second):
+                with pytest.raises(JournalFault):
+                    await bounded(waiter)
+            log.fault = None
+        assert stored(tmp_path) == []
+
+    async def test_a_group_is_bounded(self, tmp_path, monkeypatch):
+        """More than one group's worth of bytes goes down in several frames, in order."""
+        monkeypatch.setattr(group_commit, "GROUP_BYTES_MAX", 100)
+        lines = [b"%d" % number * 40 + b"\n" for number in range(5)]
+        async with running(tmp_path) as (commit, _log):
+            for waiter in [commit.submit([line], []) for line in lines]:
+                await bounded(waiter)
+
+            assert commit.stats.commits == 3
+        assert stored(tmp_path) == lines
+
+    async def test_a_cancelled_waiter_costs_others_nothing(self, tmp_path):
+        """A client that goes away while it waits neither stops its commit nor that of others."""
+        async with running(tmp_path) as (commit, log):
+            first = await held_commit(commit, log)
+            others = [commit.submit([b"%d\n" % number], []) for number in range(3)]
+            first.cancel()
+            others[1].cancel()
+            log.gate.set()
+
+            await bounded(others[0])
+            await bounded(others[2])
+        assert stored(tmp_path) == [b"first\n", b"0\n", b"1\n", b"2\n"]
+
+    async def test_on_commit_is_called_after_the_log_took_the_group(self, tmp_path):
+        """Whoever delivers is woken when there is something to read, and only then."""
+        ends: list[int] = []
+        async with running(tmp_path) as (commit, log):
+            commit.on_commit = lambda: ends.append(log.end)
+            await bounded(commit.submit([b"1\n"], []))
+            await until(lambda: ends)
+            log.fault = JournalFault("down")
+            with pytest.raises(JournalFault):
+                await bounded(commit.submit([b"2\n"], []))
+            log.fault = None
+
+            assert ends == [log.end]
+
+    async def test_dead_letters_alone_are_committed_too(self, tmp_path):
+        """A request of nothing but bad items is on disk before it is answered."""
+        async with running(tmp_path) as (commit, log):
+            await bounded(commit.submit([], [b'{"reason":"x"}\n']))
+
+            assert log.end == 0
+            files = list((tmp_path / "dead-letter").iterdir())
+            assert [file.read_bytes() for file in files] == [b'{"reason":"x"}\n']
+
+
+class TestFailure:
+    async def test_it_fails_exactly_the_group_that_it_hit(self, tmp_path):
+        """The running group fails, the one queued behind it is tried and stored."""
+        async with running(tmp_path) as (commit, log):
+            first = await held_commit(commit, log)
+            second = commit.submit([b"second\n"], [])
+            log.fault_once = JournalFault("the disk is on fire")
+            log.gate.set()
+            with pytest.raises(JournalFault, match="on fire"):
+                await bounded(first)
+            await bounded(second)
+
+            assert commit.stats.failures == 1
+        assert stored(tmp_path) == [b"second\n"]
+
+    async def test_it_makes_the_journal_not_ready(self, tmp_path):
+        """After a failed commit `check` says why, for as long as the disk does not work."""
+        async with running(tmp_path) as (commit, log):
+            commit.check()
+            log.fault = JournalFault("the disk is on fire")
+            with pytest.raises(JournalFault):
+                await bounded(commit.submit([b"1\n"], []))
+
+            with pytest.raises(JournalFault, match="on fire"):
+                commit.check()
+            started = log.started
+            await until(lambda: log.started >= started + 2)
+            with pytest.raises(JournalFault, match="on fire"):
+                commit.check()
+
+    async def test_checking_a_fault_does_not_gather_memory(self, tmp_path):
+        """The fault's traceback does not grow with each request for `/ready`."""
+        async with running(tmp_path) as (commit, log):
+            log.fault = JournalFault("down")
+            with pytest.raises(JournalFault):
+                await bounded(commit.submit([b"1\n"], []))
+            for _request in range(100):
+                with suppress(JournalFault):
+                    commit.check()
+
+            depth, step = 0, commit.fault.__traceback__
+            while step is not None:
+                depth, step = depth + 1, step.tb_next
+            assert depth < 10
+
+    async def test_a_probe_makes_it_ready_again(self, tmp_path):
+        """Readiness comes back without any request when the disk works again."""
+        async with running(tmp_path) as (commit, log):
+            log.fault = JournalFull("the disk is full")
+            with pytest.raises(JournalFull):
+                await bounded(commit.submit([b"1\n"], []))
+            log.fault = None
+
+            await until(lambda: commit.fault is None)
+            commit.check()
+            await bounded(commit.submit([b"2\n"], []))
+        assert stored(tmp_path) == [b"2\n"]
+
+    async def test_a_later_commit_makes_it_ready_again(self, tmp_path, monkeypatch):
+        """A request that succeeds is proof enough that the disk works."""
+        monkeypatch.setattr(group_commit, "PROBE_INTERVAL_S", 1_000.0)
+        async with running(tmp_path) as (commit, log):
+            log.fault = JournalFault("down")
+            with pytest.raises(JournalFault):
+                await bounded(commit.submit([b"1\n"], []))
+            log.fault = None
+            await bounded(commit.submit([b"2\n"], []))
+
+            commit.check()
+
+    async def test_a_surprise_is_a_fault_too(self, tmp_path):
+        """An error that nobody foresaw is answered as unavailable and does not stop commits."""
+        async with running(tmp_path) as (commit, log):
+            log.fault = RuntimeError("surprise")
+            with pytest.raises(JournalFault, match="RuntimeError"):
+                await bounded(commit.submit([b"1\n"], []))
+            log.fault = None
+            await bounded(commit.submit([b"2\n"], []))
+        assert stored(tmp_path) == [b"2\n"]
+
+    async def test_a_failed_group_of_gone_clients_is_no_warning(self, tmp_path):
+        """When all who waited are gone, a failure is not reported as an exception never read."""
+        async with running(tmp_path) as (commit, log):
+            first = await held_commit(commit, log)
+            first.cancel()
+            log.fault = JournalFault("down")
+            log.gate.set()
+            await until(lambda: commit.fault is not None)
+            log.fault = None
+        gc.collect()
+
+    async def test_dead_letters_that_cannot_be_written_fail_the_group(self, tmp_path):
+        """A group is acknowledged as a whole: without its dead letters it is not."""
+        (tmp_path / "dead-letter").write_text("a file in the way")
+        async with running(tmp_path) as (commit, log):
+            with pytest.raises(JournalFault, match="dead letters"):
+                await bounded(commit.submit([b"1\n"], [b"bad\n"]))
+
+            assert log.end == 0
+
+
+class TestBounds:
+    async def test_pending_bytes_max(self, tmp_path):
+        """Above the memory limit new events are refused; those below it are stored."""
+        async with running(tmp_path, pending_bytes_max=100) as (commit, log):
+            first = await held_commit(commit, log)
+            second = commit.submit([b"x" * 89 + b"\n"], [])
+            with pytest.raises(JournalFull, match="96 bytes wait for a commit"):
+                commit.submit([b"12345\n"], [])
+            third = commit.submit([b"123\n"], [])
+            log.gate.set()
+            for waiter in (first, second, third):
+                await bounded(waiter)
+            await bounded(commit.submit([b"12345\n"], []))
+        assert len(stored(tmp_path)) == 4
+
+    async def test_journal_bytes_max(self, tmp_path):
+        """Undelivered events above the limit are refused until a sink has taken some."""
+        async with running(tmp_path, journal_bytes_max=1_000) as (commit, log):
+            line = b"x" * 299 + b"\n"
+            for _number in range(3):
+                await bounded(commit.submit([line], []))
+            with pytest.raises(JournalFull, match="undelivered bytes, the limit is 1000"):
+                commit.submit([line], [])
+            commit.check()
+
+            await commit.release(log.end, retention_s=0.0)
+
+            await bounded(commit.submit([line], []))
+            assert log.end > 1_000, "one file holds more than the limit, and it is not deleted"
+
+    async def test_queued_events_count_against_the_journal(self, tmp_path):
+        """Events that wait for a commit take their room before they are written."""
+        async with running(tmp_path, journal_bytes_max=1_000) as (commit, log):
+            first = await held_commit(commit, log)
+            second = commit.submit([b"x" * 989 + b"\n"], [])
+            with pytest.raises(JournalFull):
+                commit.submit([b"12345\n"], [])
+            log.gate.set()
+            await bounded(first)
+            await bounded(second)
+
+    async def test_retained_files_give_way_to_new_events(self, tmp_path):
+        """Delivered files that are only kept for retention never cause a refusal."""
+        async with running(tmp_path, journal_bytes_max=1_000) as (commit, log):
+            log.segment_bytes_max = 300
+            for _number in range(20):
+                await bounded(commit.submit([b"x" * 299 + b"\n"], []))
+                await commit.release(log.end, retention_s=1e6)
+
+            assert commit.held_bytes < 2_000
+
+
+class TestMemoryDurability:
+    async def test_nothing_is_awaited(self, tmp_path):
+        """A request may be answered at once, and its events reach the disk after that."""
+        async with running(tmp_path, waits_for_disk=False) as (commit, _log):
+            assert commit.submit([b"1\n"], []) is None
+            await until(lambda: commit.stats.events == 1)
+        assert stored(tmp_path) == [b"1\n"]
+
+    async def test_a_failing_disk_costs_no_event(self, tmp_path):
+        """What was answered stays in memory, in order, until the disk takes it."""
+        async with running(tmp_path, waits_for_disk=False) as (commit, log):
+            log.fault = JournalFault("down")
+            await held_commit(commit, log)
+            commit.submit([b"second\n"], [])
+            log.gate.set()
+            await until(lambda: commit.stats.failures)
+            failures = commit.stats.failures
+            commit.submit([b"third\n"], [])
+            await until(lambda: commit.stats.failures > failures)
+            log.fault = None
+
+            await until(lambda: commit.pending_bytes == 0)
+            assert commit.fault is None
+        assert stored(tmp_path) == [b"first\n", b"second\n", b"third\n"]
+
+    async def test_memory_is_bounded_while_the_disk_fails(self, tmp_path):
+        """A disk that stays down leads to refusals, not to unbounded memory."""
+        async with running(tmp_path, waits_for_disk=False, pending_bytes_max=100) as (commit, log):
+            log.fault = JournalFault("down")
+            for number in range(10):
+                commit.submit([b"%09d\n" % number], [])
+            with pytest.raises(JournalFull):
+                commit.submit([b"11\n"], [])
+            await until(lambda: commit.stats.failures)
+
+            assert commit.pending_bytes == 100
+            log.fault = None
+            await until(lambda: commit.pending_bytes == 0)
+        assert len(stored(tmp_path)) == 10
+
+    async def test_the_last_try_is_at_the_end(self, tmp_path, monkeypatch):
+        """Events that a failing disk refused are tried once more at shutdown."""
+        monkeypatch.setattr(group_commit, "PROBE_INTERVAL_S", 1_000.0)
+        async with running(tmp_path, waits_for_disk=False) as (commit, log):
+            log.fault = JournalFault("down")
+            commit.submit([b"1\n"], [])
+            await until(lambda: commit.stats.failures)
+            log.fault = None
+        assert stored(tmp_path) == [b"1\n"]
+
+    async def test_a_dead_disk_does_not_hold_up_the_end(self, tmp_path, caplog):
+        """With a disk that stays down, shutdown ends and says how many events are lost."""
+        async with running(tmp_path, waits_for_disk=False) as (commit, log):
+            log.fault = JournalFault("down")
+            commit.submit([b"1\n", b"2\n"], [])
+            await until(lambda: commit.stats.failures)
+        assert "lost at shutdown, durability=memory events=2" in caplog.text
+
+
+class TestEnd:
+    async def test_what_is_queued_is_committed(self, tmp_path):
+        """Closing during a commit waits for it and for all that is queued behind it."""
+        async with running(tmp_path) as (commit, log):
+            first = await held_commit(commit, log)
+            second = commit.submit([b"second\n"], [])
+            closing = asyncio.create_task(commit.close())
+            await asyncio.sleep(0)
+            with pytest.raises(ShuttingDown):
+                commit.submit([b"third\n"], [])
+            with pytest.raises(ShuttingDown):
+                commit.check()
+            log.gate.set()
+            async with asyncio.timeout(DEADLINE_S):
+                await closing
+
+            assert first.done()
+            assert second.done()
+            assert second.exception() is None
+        assert stored(tmp_path) == [b"first\n", b"second\n"]
+
+    async def test_a_submit_of_the_same_turn_is_committed(self, tmp_path):
+        """An event that was queued just before the end is not forgotten."""
+        async with running(tmp_path) as (commit, _log):
+            waiter = commit.submit([b"1\n"], [])
+            async with asyncio.timeout(DEADLINE_S):
+                await commit.finish()
+            assert waiter.done()
+        assert stored(tmp_path) == [b"1\n"]
+
+    async def test_a_failing_disk_fails_what_is_queued(self, tmp_path):
+        """At the end too, nobody is told that an event is stored when it is not."""
+        async with running(tmp_path) as (commit, log):
+            first = await held_commit(commit, log)
+            second = commit.submit([b"second\n"], [])
+            log.fault = JournalFault("down")
+            finishing = asyncio.create_task(commit.finish())
+            log.gate.set()
+            async with asyncio.timeout(DEADLINE_S):
+                await finishing
+
+            assert isinstance(first.exception(), JournalFault)
+            assert isinstance(second.exception(), JournalFault)
+        assert stored(tmp_path) == []

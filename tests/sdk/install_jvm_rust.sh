@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Installs what the tests of the Java, Kotlin and Rust SDKs run: Java, Maven, Cargo and a linker if
+# they are missing (from Debian's packages), and the clients with their SDKs in build/. Running it
+# again costs next to nothing, and needs no network.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+as_root=()
+if ((EUID != 0)); then
+    as_root=(sudo)
+fi
+export DEBIAN_FRONTEND=noninteractive
+
+has_openssl() { pkg-config --exists openssl 2>/dev/null; }
+
+packages=()
+command -v javac >/dev/null || packages+=(default-jdk-headless)
+command -v mvn >/dev/null || packages+=(maven)
+command -v openssl >/dev/null || packages+=(openssl)
+command -v cc >/dev/null || packages+=(gcc libc6-dev)
+command -v pkg-config >/dev/null || packages+=(pkg-config)
+# The Rust SDK speaks TLS through it.
+has_openssl || packages+=(libssl-dev)
+needs_cargo=false
+command -v cargo >/dev/null || needs_cargo=true
+if ((${#packages[@]})) || $needs_cargo; then
+    "${as_root[@]}" apt-get update -qq
+    if $needs_cargo; then
+        # Debian 12 has a Cargo of 2022, too old for what the SDK builds on, and beside it this one.
+        if [[ -n $(apt-cache search --names-only '^cargo-web$') ]]; then
+            packages+=(cargo-web)
+        else
+            packages+=(cargo)
+        fi
+    fi
+    # dpkg has no quiet mode of its own; errors still arrive on stderr.
+    "${as_root[@]}" apt-get install -qq --yes --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+# Says whether a client must be built: it never was, or its sources are newer.
+is_stale() {
+    local installed=build/$1/.installed
+    [[ ! -f $installed || -n $(find "$1/src" "$1/$2" -newer "$installed") ]]
+}
+
+for client in java kotlin; do
+    if is_stale "$client" pom.xml; then
+        # Jars of an older release would stay beside the new ones.
+        rm -rf "build/$client"
+        mvn --quiet --batch-mode -Dstyle.color=never --file "$client/pom.xml" compile
+        touch "build/$client/.installed"
+    fi
+done
+
+if is_stale rust Cargo.toml; then
+    CARGO_TARGET_DIR=build/rust cargo build --quiet --manifest-path rust/Cargo.toml
+    touch build/rust/.installed
+fi

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import socket
 import threading
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,6 +16,8 @@ BODY_BYTES_MAX = 16 << 20
 PIECE_BYTES = 64 << 10
 JOIN_TIMEOUT_S = 10.0
 HEAD_END = b"\r\n\r\n"
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
@@ -121,42 +124,50 @@ class Recorder:
             self._ready.set()
 
     async def _serve(self) -> None:
+        # An asyncio server that is closed while a connection comes in forgets to close that one.
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        listening = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
-        self.port = listening.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        listening.close()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.setblocking(False)
+            self.port = listening.getsockname()[1]
+            self._loop.add_reader(listening, self._accept, listening)
+            self._ready.set()
+            await self._stop.wait()
+            self._loop.remove_reader(listening)
+        # Each connection's task takes its first step, from which on it closes what it opened.
+        await asyncio.sleep(0)
         connections = list(self._connections)
         for connection in connections:
             connection.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
+        await asyncio.gather(*connections)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = asyncio.current_task()
-        self._connections.add(connection)
+    def _accept(self, listening: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            connection = asyncio.create_task(self._pass_on(listening.accept()[0]))
+            self._connections.add(connection)
+            connection.add_done_callback(self._connections.discard)
+
+    async def _pass_on(self, accepted: socket.socket) -> None:
         try:
-            await self._connect(reader, writer)
+            client = await asyncio.open_connection(sock=accepted)
+            with contextlib.closing(client[1]):
+                server = await asyncio.open_connection("127.0.0.1", self._target_port)
+                with contextlib.closing(server[1]):
+                    await self._both_ways(client, server)
         except (ConnectionError, asyncio.CancelledError):
             # Either end is gone, or the test is over: both only end this connection.
             pass
         except Exception as failure:  # noqa: BLE001
             self._failure = failure
-        finally:
-            writer.close()
-            self._connections.discard(connection)
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        sending = asyncio.create_task(_pump(reader, server_writer, _Messages(self._requests)))
+    async def _both_ways(self, client: Streams, server: Streams) -> None:
+        sending = asyncio.create_task(_pump(client[0], server[1], _Messages(self._requests)))
         try:
-            await _pump(server_reader, writer, _Messages(self._answers))
+            await _pump(server[0], client[1], _Messages(self._answers))
         finally:
             # After the server closed, what the client still sends can't go anywhere.
             sending.cancel()
             [result] = await asyncio.gather(sending, return_exceptions=True)
-            server_writer.close()
             if isinstance(result, AssertionError):
                 raise result
 

@@ -14,6 +14,7 @@ from segsrv.events.counters import Counters
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
 from segsrv.http.analytics_js import AnalyticsJs
+from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors
 from segsrv.http.ingest import Ingest
 from segsrv.http.openapi import OpenApi
@@ -55,8 +56,9 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
         parse_user_agent=user_agents.parse,
         locate=databases.geo.locate,
     )
+    keyring = Keyring(settings.all_keys())
     cors = Cors(settings.all_keys())
-    ingest = Ingest(settings, pipeline, counters, cors)
+    ingest = Ingest(settings, keyring, cors, pipeline, counters)
     station = Station(settings, worker=worker)
     metrics = Metrics(
         counters,
@@ -71,12 +73,12 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
     app = web.Application(client_max_size=settings.body_bytes_max)
     app.cleanup_ctx.append(_journal(station, ingest))
     app.cleanup_ctx.append(_background(settings, metrics, databases, pipeline))
-    AnalyticsJs(settings, cors).add_to(app)
+    AnalyticsJs(settings, keyring, cors).add_to(app)
     add_routes(
         app,
         ingest,
         Health(station, metrics, retry_after_s=settings.retry_after_s),
-        ProjectSettings(settings, cors),
+        ProjectSettings(settings, keyring, cors),
         OpenApi(settings, cors),
         cors,
     )

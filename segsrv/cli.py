@@ -13,6 +13,7 @@ from segsrv.errors import SegsrvError, SettingsError
 from segsrv.geoip import download
 from segsrv.geoip.databases import Databases
 from segsrv.http.analytics_js import AnalyticsJs
+from segsrv.http.auth import Keyring
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
 from segsrv.settings import Settings
@@ -84,7 +85,7 @@ def _serve(flags: argparse.Namespace) -> int:
 def _check(flags: argparse.Namespace) -> int:
     settings = settings_sources.load(vars(flags), os.environ)
     ClientAddress(settings.trusted_proxies)
-    AnalyticsJs(settings, Cors(settings.all_keys()))
+    AnalyticsJs(settings, Keyring(settings.all_keys()), Cors(settings.all_keys()))
     if settings.tls_cert is not None and settings.tls_key is not None:
         Certificate(settings.tls_cert, settings.tls_key)
     lines = _describe(settings)

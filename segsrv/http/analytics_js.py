@@ -69,9 +69,9 @@ class AnalyticsJs:
 
     """
 
-    def __init__(self, settings: Settings, cors: Cors) -> None:
+    def __init__(self, settings: Settings, keyring: Keyring, cors: Cors) -> None:
         self._cors = cors
-        self._keyring = Keyring(settings.all_keys())
+        self._keyring = keyring
         # A request's file name is only ever looked up here, so none leads out of the folder.
         self._files = _read(settings.analytics_js_dir) if settings.analytics_js_dir else {}
         self._script: _File | None = None

@@ -35,14 +35,19 @@ class Ingest:
     """Takes events in; holds what the handlers share. `commit` is set while the journal is open."""
 
     def __init__(
-        self, settings: Settings, pipeline: Pipeline, counters: Counters, cors: Cors
+        self,
+        settings: Settings,
+        keyring: Keyring,
+        cors: Cors,
+        pipeline: Pipeline,
+        counters: Counters,
     ) -> None:
         self.commit: GroupCommit | None = None
         self._settings = settings
         self._pipeline = pipeline
         self._counters = counters
         self._cors = cors
-        self._keyring = Keyring(settings.all_keys())
+        self._keyring = keyring
         self._client_address = ClientAddress(settings.trusted_proxies)
         self._bodies = BodyReader(
             bytes_max=settings.body_bytes_max,

@@ -28,10 +28,10 @@ class ProjectSettings:
     it is there only if `public_url` says what to put in.
     """
 
-    def __init__(self, settings: Settings, cors: Cors) -> None:
+    def __init__(self, settings: Settings, keyring: Keyring, cors: Cors) -> None:
         self._settings = settings
         self._cors = cors
-        self._keyring = Keyring(settings.all_keys())
+        self._keyring = keyring
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer with the project's settings, or 404 for a key that is not configured."""

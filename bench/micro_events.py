@@ -51,7 +51,7 @@ def run_pipeline(
     """Do for each request what the server does for it."""
     answers = []
     for request in requests:
-        payload = parse(request.body, batch_events_max=2_500)
+        payload = parse(request.body, batch_events_max=2_500, batch_shared_bytes_max=16 << 20)
         sender = Sender(
             api_key="bench",
             address=request.headers["X-Forwarded-For"],

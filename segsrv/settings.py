@@ -75,6 +75,12 @@ class Settings:
     event_bytes_max: int = option(1_000_000, "one stored event", low=1_000, high=64 * MIB)
     body_bytes_max: int = option(4 * MIB, "one body, decompressed", low=1_000, high=256 * MIB)
     batch_events_max: int = option(2_500, "events in one batch", low=1, high=100_000)
+    batch_shared_bytes_max: int = option(
+        16 * MIB,
+        "context, integrations and sentAt of a batch, times its events",
+        low=1_000,
+        high=GIB,
+    )
     reading_bytes_max: int = option(
         256 * MIB, "all bodies that are being read, per worker; 503 above", low=MIB, high=64 * GIB
     )

@@ -32,11 +32,15 @@ class Payload:
     sent_at: Any = None
 
 
-def parse(body: bytes, *, batch_events_max: int) -> Payload:
+def parse(body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int) -> Payload:
     """Read one event or `{"batch": [...]}`.
 
+    *batch_shared_bytes_max* bounds what the events of a batch share, times their number: each event
+    gets a copy, so a small body could else become gigabytes.
+
     Raises:
-        BadRequest: The body is no JSON object, or its batch is no list or too long.
+        BadRequest: The body is no JSON object, or its batch is no list, too long or shares too
+            much.
 
     """
     try:
@@ -56,28 +60,44 @@ def parse(body: bytes, *, batch_events_max: int) -> Payload:
             f"the batch has {len(batch)} events, the limit is {batch_events_max}",
             code="batch_too_long",
         )
+    return _batch_payload(data, batch, batch_shared_bytes_max)
+
+
+def _batch_payload(data: Event, batch: list[Any], shared_bytes_max: int) -> Payload:
     write_key = write_key_of(data)
     if write_key is None:
         # The browser SDK repeats the key in each item of a batch.
         write_key = next((key for item in batch if (key := write_key_of(item))), None)
-    context, integrations = data.get("context"), data.get("integrations")
+    context, integrations, sent_at = map(data.get, ("context", "integrations", "sentAt"))
+    context = context if context.__class__ is dict else None
+    integrations = integrations if integrations.__class__ is dict else None
+    context_json = _json(context, "context")
+    shared_bytes = (
+        len(context_json) + len(_json(integrations, "integrations")) + len(_json(sent_at, "sentAt"))
+    )
+    if shared_bytes * len(batch) > shared_bytes_max:
+        raise BadRequest(
+            f"context, integrations and sentAt of the batch take {shared_bytes} bytes, and each of "
+            f"its {len(batch)} events gets them; the limit for all is {shared_bytes_max}",
+            code="batch_too_large",
+        )
     return Payload(
         items=batch,
         is_batch=True,
         write_key=write_key,
-        context_json=_context_json(context) if context.__class__ is dict else None,
-        integrations=integrations if integrations.__class__ is dict else None,
-        sent_at=data.get("sentAt"),
+        context_json=context_json or None,
+        integrations=integrations,
+        sent_at=sent_at,
     )
 
 
-def _context_json(context: Event) -> bytes:
-    """Return the batch's context in the form that each event gets a copy of its own from."""
+def _json(shared: Any, name: str) -> bytes:
+    """Return what is shared as JSON, nothing for None."""
     try:
-        return orjson.dumps(context)
+        return b"" if shared is None else orjson.dumps(shared)
     except orjson.JSONEncodeError as error:
         raise BadRequest(
-            "the context of the batch is nested too deeply", code="nested_too_deeply"
+            f'"{name}" of the batch is nested too deeply', code="nested_too_deeply"
         ) from error
 
 

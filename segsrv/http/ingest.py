@@ -126,7 +126,11 @@ class Ingest:
         body = await self._bodies.read(request)
         if not body:
             raise BadRequest("the body is empty", code="invalid_json")
-        payload = parse(body, batch_events_max=self._settings.batch_events_max)
+        payload = parse(
+            body,
+            batch_events_max=self._settings.batch_events_max,
+            batch_shared_bytes_max=self._settings.batch_shared_bytes_max,
+        )
         if key is None:
             key = self._keyring.from_body(payload.write_key)
         self._cors.check(key, origin_of(request))

@@ -62,7 +62,8 @@ def _batch(settings: Settings) -> Object:
         "description": (
             "Events that are answered as one; items that can't be stored are set aside and "
             "cost their neighbours nothing. `context` and `integrations` are merged into "
-            "each item's own, `sentAt` is given to items without."
+            "each item's own, `sentAt` is given to items without; these three, times the items, "
+            f"take at most {settings.batch_shared_bytes_max} bytes."
         ),
         "required": ["batch"],
         "properties": {

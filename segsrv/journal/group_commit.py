@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from segsrv.errors import JournalFault, JournalFull, ShuttingDown, Unavailable
+from segsrv.errors import BadRequest, JournalFault, JournalFull, ShuttingDown, Unavailable
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.log import SegmentLog
 
@@ -124,12 +124,20 @@ class GroupCommit:
         Unavailable if the commit did; nothing of the request is stored then.
 
         Raises:
+            BadRequest: There is never room for so much.
             Unavailable: There is no room in memory or in the journal, or the server is stopping.
 
         """
         size = sum(map(len, lines)) + sum(map(len, dead_letters))
         if self._is_closed:
             raise ShuttingDown("the server is shutting down")
+        limit = min(self._pending_bytes_max, self._journal_bytes_max)
+        if size > limit:
+            # A 503 would have the client send it again for ever.
+            raise BadRequest(
+                f"the events take {size} bytes as stored, the limit is {limit}",
+                code="batch_too_large",
+            )
         self._check_room(size)
         if not self._queue or self._queue[-1].size + size > GROUP_BYTES_MAX:
             self._queue.append(Group())

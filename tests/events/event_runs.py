@@ -11,6 +11,7 @@ from segsrv.events import Outcome, Pipeline, Sender, parse
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 TIMESTAMP = "2026-11-23T09:00:00.000000Z"
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+SHARED_BYTES_MAX = 10_000_000
 STAMPS = {"src": "segment_api", "api_key": "key", "_timestamp": TIMESTAMP}
 
 
@@ -35,7 +36,9 @@ def run_body(
     pipeline = Pipeline(
         event_bytes_max=event_bytes_max, parse_user_agent=parse_user_agent, locate=locate
     )
-    payload = parse(body, batch_events_max=batch_events_max)
+    payload = parse(
+        body, batch_events_max=batch_events_max, batch_shared_bytes_max=SHARED_BYTES_MAX
+    )
     return pipeline.run(payload, Sender(**{"api_key": "key"} | sender), output, now=now)
 
 

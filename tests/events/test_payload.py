@@ -13,13 +13,17 @@ from segsrv.events import parse
 from tests.events.event_strategies import ANY_JSON
 
 
+def read(body, **limits):
+    return parse(body, **{"batch_events_max": 10, "batch_shared_bytes_max": 10_000} | limits)
+
+
 def items_of(body):
-    return parse(body, batch_events_max=10).items
+    return read(body).items
 
 
 def refusal_of(body, **limits):
     with pytest.raises(BadRequest) as caught:
-        parse(body, **{"batch_events_max": 10} | limits)
+        read(body, **limits)
     assert caught.value.status == 400
     return caught.value
 
@@ -27,14 +31,14 @@ def refusal_of(body, **limits):
 class TestShapes:
     def test_single_event(self):
         """An object without `batch` is one event, and shares nothing with others."""
-        payload = parse(b'{"a":1,"context":{},"sentAt":"s"}', batch_events_max=10)
+        payload = read(b'{"a":1,"context":{},"sentAt":"s"}')
         assert payload.items == [{"a": 1, "context": {}, "sentAt": "s"}]
         assert not payload.is_batch
         assert (payload.context_json, payload.integrations, payload.sent_at) == (None, None, None)
 
     def test_batch(self):
         """A batch gives its items in order, of whatever kind, and what it says for all of them."""
-        payload = parse(
+        payload = read(
             b'{"batch":[{"a":1},2,null,[],{"b":3}],"context":{"c":4},"integrations":{"All":true},'
             b'"sentAt":"s","messageId":"m","timestamp":"t","sequence":1}',
             batch_events_max=5,
@@ -47,14 +51,14 @@ class TestShapes:
 
     def test_empty_batch(self):
         """A batch of nothing is a batch."""
-        payload = parse(b'{"batch":[]}', batch_events_max=10)
+        payload = read(b'{"batch":[]}')
         assert (payload.items, payload.is_batch) == ([], True)
 
     @pytest.mark.parametrize("value", [None, [], "text", 1, True], ids=repr)
     def test_batch_fields_that_are_no_objects(self, value):
         """A batch's `context` or `integrations` that is no object counts as absent."""
         body = orjson.dumps({"batch": [], "context": value, "integrations": value})
-        payload = parse(body, batch_events_max=10)
+        payload = read(body)
         assert (payload.context_json, payload.integrations) == (None, None)
 
     @pytest.mark.parametrize(
@@ -94,11 +98,36 @@ class TestShapes:
 
     def test_batch_too_long(self):
         """A batch at the limit is read; one more is refused, naming both numbers."""
-        assert len(parse(b'{"batch":[1,2,3]}', batch_events_max=3).items) == 3
+        assert len(read(b'{"batch":[1,2,3]}', batch_events_max=3).items) == 3
         error = refusal_of(b'{"batch":[1,2,3,4]}', batch_events_max=3)
         assert error.code == "batch_too_long"
         assert "4" in str(error)
         assert "3" in str(error)
+
+    @pytest.mark.parametrize(
+        "shared",
+        [
+            {"context": {"app": "x" * 83}},
+            {"integrations": {"app": "x" * 83}},
+            {"sentAt": "x" * 92},
+            {"context": {"a": "x" * 20}, "integrations": {"b": "x" * 20}, "sentAt": "x" * 32},
+        ],
+        ids="-".join,
+    )
+    def test_batch_too_large(self, shared):
+        """What a batch's events share is limited times their number, naming all three."""
+        size = sum(len(orjson.dumps(value)) for value in shared.values())
+        body = orjson.dumps(shared | {"batch": [{}] * 10})
+        assert len(read(body, batch_shared_bytes_max=10 * size).items) == 10
+        error = refusal_of(body, batch_shared_bytes_max=10 * size - 1)
+        assert error.code == "batch_too_large"
+        for number in (size, 10, 10 * size - 1):
+            assert str(number) in str(error)
+
+    @pytest.mark.parametrize("name", ["context", "integrations", "sentAt"])
+    def test_single_events_share_nothing(self, name):
+        """An event by itself has no copies, so the limit is not for it."""
+        assert items_of(orjson.dumps({name: {"a": "x" * 20_000}})) != []
 
     @pytest.mark.parametrize(
         "body",
@@ -139,7 +168,7 @@ class TestWriteKey:
     )
     def test_where_it_is_found(self, body, key):
         """The key is the body's, else that of the first item that has one; only text is a key."""
-        assert parse(body, batch_events_max=10).write_key == key
+        assert read(body).write_key == key
 
 
 NEIGHBOURS = ({"a": 1, "t": "é😀\\u0041"}, {"b": 2.5, "t": "\u0000\u2028"})

@@ -270,6 +270,14 @@ class TestLimits:
         assert "4" in answer.json()["message"]
         assert "3" in answer.json()["message"]
 
+    def test_a_batch_that_grows_over_the_limit_is_400(self, site):
+        """A small body whose context all events share can't become gigabytes."""
+        batch = {"batch": [{}] * 2_500, "context": {"text": "x" * 900_000}}
+        answer = site.post(batch)
+
+        assert (answer.status, answer.json()["code"]) == (400, "batch_too_large")
+        assert str(16 << 20) in answer.json()["message"]
+
     def test_a_body_that_stops_coming_is_ended(self, new_site):
         """A sender that stops in the middle of its body is answered in time and cut off."""
         site = new_site("--body-timeout-s", "0.2")

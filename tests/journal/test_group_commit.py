@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from segsrv.errors import JournalFault, JournalFull, ShuttingDown
+from segsrv.errors import BadRequest, JournalFault, JournalFull, ShuttingDown
 from segsrv.journal import group_commit
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
@@ -294,6 +294,15 @@ class TestBounds:
                 await bounded(waiter)
             await bounded(commit.submit([b"12345\n"], []))
         assert len(stored(tmp_path)) == 4
+
+    @pytest.mark.parametrize("name", ["pending_bytes_max", "journal_bytes_max"])
+    async def test_what_never_fits_is_refused_for_good(self, tmp_path, name):
+        """Events of one request above a limit are not to be sent again, unlike those at it."""
+        async with running(tmp_path, **{name: 100}) as (commit, _log):
+            with pytest.raises(BadRequest, match="take 101 bytes as stored, the limit is 100"):
+                commit.submit([b"x" * 50], [b"y" * 51])
+            await bounded(commit.submit([b"x" * 99 + b"\n"], []))
+        assert len(stored(tmp_path)) == 1
 
     async def test_journal_bytes_max(self, tmp_path):
         """Undelivered events above the limit are refused until a sink has taken some."""

@@ -73,12 +73,12 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
     app = web.Application(client_max_size=settings.body_bytes_max)
     app.cleanup_ctx.append(_journal(station, ingest))
     app.cleanup_ctx.append(_background(settings, metrics, databases, pipeline))
-    AnalyticsJs(settings, keyring, cors).add_to(app)
     add_routes(
         app,
         ingest,
         Health(station, metrics, retry_after_s=settings.retry_after_s),
         ProjectSettings(settings, keyring, cors),
+        AnalyticsJs(settings, keyring, cors),
         OpenApi(settings, cors),
         cors,
     )

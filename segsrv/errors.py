@@ -86,6 +86,12 @@ class DataDirInUse(SegsrvError):
     code = "data_dir_in_use"
 
 
+class DataDirUnusable(SegsrvError):
+    """The data directory can't be written or read."""
+
+    code = "data_dir_unusable"
+
+
 class SinkUnavailable(SegsrvError):
     """The sink can't take the batch now; it stays in the journal and is tried again."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 GIB = 1 << 30
 MIB = 1 << 20
+_ORIGIN = re.compile(r"\*|null|[a-z*][a-z0-9+.*-]*://[^/\s]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,14 @@ class Key:
         if not secret or (colon and not key_id):
             raise SettingsError("write_key: expected SECRET or ID:SECRET, neither part empty")
         return cls(id=key_id or derived_key_id(secret), secret=secret)
+
+    def __post_init__(self) -> None:
+        for origin in self.origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"keys.{self.id}: origins={origin}: expected what browsers send, "
+                    "SCHEME://HOST or SCHEME://HOST:PORT, with * for any text"
+                )
 
 
 def derived_key_id(secret: str) -> str:
@@ -186,6 +196,11 @@ class Settings:
         for key_id in ids:
             if ids.count(key_id) > 1:
                 raise SettingsError(f"keys: the id {key_id!r} is given twice")
+        by_secret: dict[str, str] = {}
+        for key in self.all_keys():
+            other = by_secret.setdefault(key.secret, key.id)
+            if other != key.id:
+                raise SettingsError(f"keys: {other!r} and {key.id!r} have the same secret")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("tls_cert and tls_key: give both, or neither")
         for name, extra in self.integrations.items():
@@ -193,11 +208,15 @@ class Settings:
                 raise SettingsError(f"integrations.{name}={extra!r}: expected a table")
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             raise SettingsError(f"public_url={self.public_url}: expected http:// or https://")
-        if self.event_bytes_max > self.pending_bytes_max:
-            raise SettingsError(
-                f"event_bytes_max={self.event_bytes_max}: more than "
-                f"pending_bytes_max={self.pending_bytes_max}"
-            )
+        for small, large in (
+            # What never fits would be answered with 503, and sent again for ever.
+            ("event_bytes_max", "pending_bytes_max"),
+            ("body_bytes_max", "reading_bytes_max"),
+        ):
+            if getattr(self, small) > getattr(self, large):
+                raise SettingsError(
+                    f"{small}={getattr(self, small)}: more than {large}={getattr(self, large)}"
+                )
 
     def all_keys(self) -> tuple[Key, ...]:
         """Return the keys of both forms: `write_key` texts and `[[keys]]` tables."""

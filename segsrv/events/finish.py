@@ -11,13 +11,9 @@ from hashlib import md5
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import orjson
-
 from segsrv.events.clock import correct_timestamp, text_of
-from segsrv.events.geo import ADDRESS_CHARS_MAX
 from segsrv.events.privacy import Policy, is_strict, shorten_addresses
-from segsrv.events.shapes import Event
-from segsrv.events.user_agents import USER_AGENT_CHARS_MAX
+from segsrv.events.shapes import Event, json_text
 
 ZONES_MAX = 1_024
 # What goes into a cache is short: a client must not fill memory with texts that it makes up.
@@ -73,7 +69,7 @@ def finish(
     into, and the address is shortened only after the hash and the look-up.
 
     Raises:
-        orjson.JSONEncodeError: The id or the address is an object nested too deeply.
+        NestedTooDeeply: The id or the address is an object of too many levels.
 
     """
     _place_timezone(event, moment.minute, is_compat=is_compat)
@@ -89,7 +85,7 @@ def finish(
         if source:
             event["source_ip"] = source
     if source.__class__ is not str:
-        source = orjson.dumps(source).decode()
+        source = json_text(source)
     event["src"] = "segment_api"
     if sender.api_key is not None:
         event["api_key"] = sender.api_key
@@ -126,8 +122,9 @@ def _offset_minutes(zone: str, minute: datetime) -> float | None:
     """Return the zone's UTC offset in that minute, whole where it is whole; None if unknown."""
     try:
         offset = minute.astimezone(ZoneInfo(zone)).utcoffset()
-    except (ValueError, OSError, LookupError):
-        # Unknown names, names that are paths, and folders of the zone database.
+    except Exception:  # noqa: BLE001
+        # An unknown name is looked for as a file and as part of a Python package, so it can fail
+        # in any way that these can.
         return None
     if offset is None:
         return None
@@ -165,7 +162,7 @@ def _place_event_id(event: Event, tracker: Event | None) -> None:
     if event_id is None or event_id == "":
         event_id = _carried_event_id(event, tracker)
     if event_id.__class__ is not str:
-        event_id = orjson.dumps(event_id).decode()
+        event_id = json_text(event_id)
     if tracker is None:
         event["eventn_ctx_event_id"] = event_id
     else:
@@ -190,23 +187,18 @@ def _carried_event_id(event: Event, tracker: Event | None) -> Any:
 def _enrich(holder: Event, source: str, parse_user_agent: Lookup, locate: Lookup) -> None:
     """Add `parsed_ua` and `location`, unless the event says them itself."""
     user_agent = holder.get("user_agent")
-    if (
-        user_agent
-        and user_agent.__class__ is str
-        and len(user_agent) <= USER_AGENT_CHARS_MAX
-        and not holder.get("parsed_ua")
-    ):
+    if user_agent and user_agent.__class__ is str and not holder.get("parsed_ua"):
         parsed = parse_user_agent(user_agent)
         if parsed:
             holder["parsed_ua"] = parsed
-    if source and len(source) <= ADDRESS_CHARS_MAX and not holder.get("location"):
+    if source and not holder.get("location"):
         location = locate(source)
         if location:
             holder["location"] = location
 
 
 def _apply_privacy(event: Event, user: Any, source: str, sender: Sender, locate: Lookup) -> bool:
-    located = locate(source) if source and len(source) <= ADDRESS_CHARS_MAX else None
+    located = locate(source) if source else None
     country = located.get("country") if located else None
     if is_strict(sender.ip_policy, country):
         shortened = shorten_addresses(source)

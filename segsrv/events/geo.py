@@ -9,8 +9,19 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-ADDRESS_CHARS_MAX = 1_024
-"""A longer source, such as a forged list of addresses, is to be left alone: the cache keeps it."""
+ADDRESSES_MAX = 16
+"""Of a longer list only the first ones are looked at: a client can make one of any length."""
+ADDRESS_CHARS_MAX = 64
+"""No address is longer, and what is looked up is kept in a cache."""
+
+
+def addresses_of(source: str) -> list[str]:
+    """Return the first addresses of a comma-separated list; what is too long for one is left out.
+
+    Not every text in it need be an address.
+    """
+    parts = source.split(",", ADDRESSES_MAX)[:ADDRESSES_MAX]
+    return [text for part in parts if len(text := part.strip()) <= ADDRESS_CHARS_MAX]
 
 
 class Reader(Protocol):
@@ -22,27 +33,27 @@ class Reader(Protocol):
 class Geo:
     """Looks addresses up in all *readers*, earlier ones first; remembers *entries_max* answers.
 
-    `locate` is a `functools.lru_cache`, which counts its hits and misses itself (`cache_info()`).
+    `look_up` is a `functools.lru_cache`, which counts its hits and misses itself (`cache_info()`).
     """
 
     def __init__(self, readers: Sequence[Reader], *, entries_max: int) -> None:
         self._readers = tuple(readers)
-        self.locate = lru_cache(maxsize=entries_max)(self._locate)
+        self.look_up = lru_cache(maxsize=entries_max)(self._look_up)
 
-    def _locate(self, source: str) -> dict[str, Any] | None:
+    def locate(self, source: str) -> dict[str, Any] | None:
         """Return what the databases know of the first address in *source* that resolves, or None.
 
         *source* may be a comma-separated list. The dict is shared, so never change it.
         """
         if not self._readers:
             return None
-        for part in source.split(","):
-            fields = self._lookup(part.strip())
+        for address in addresses_of(source):
+            fields = self.look_up(address)
             if fields:
                 return fields
         return None
 
-    def _lookup(self, address: str) -> dict[str, Any]:
+    def _look_up(self, address: str) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         for reader in self._readers:
             try:

@@ -14,6 +14,8 @@ from segsrv.events.shapes import Event
 
 INT_CHARS_MAX = 18
 """Every whole number of so many characters fits into 64 bits."""
+TOLERANT_BYTES_MAX = 1 << 20
+"""More than any SDK's batch. The tolerant reading takes several times as long as the strict one."""
 
 
 @dataclass(slots=True)
@@ -114,9 +116,13 @@ def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Any:
     The Python SDK emits bare `NaN` (json.dumps), and Node, browsers and Python emit `\ud800`.
 
     Raises:
-        BadRequest: The body is not JSON in this reading either.
+        BadRequest: The body is not JSON in this reading either, or too long for it.
 
     """
+    text = f"not valid JSON: {reason.msg}: line {reason.lineno} column {reason.colno}"
+    if len(body) > TOLERANT_BYTES_MAX:
+        text += f" (NaN and lone surrogates are read in bodies of up to {TOLERANT_BYTES_MAX} bytes)"
+        raise BadRequest(text, code="invalid_json") from reason
     try:
         data = json.loads(
             body.decode("utf-8-sig", "replace"),
@@ -124,17 +130,14 @@ def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Any:
             parse_float=_finite,
             parse_int=_bounded,
         )
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False)
+        mended = json.dumps(data, ensure_ascii=False, allow_nan=False)
         # Read as UTF-16, a lone surrogate is an error that can be replaced; a pair is a character.
-        scrubbed = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        scrubbed = mended.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return orjson.loads(scrubbed)
     except RecursionError as error:
         raise BadRequest("the JSON is nested too deeply", code="invalid_json") from error
     except ValueError as error:
-        raise BadRequest(
-            f"not valid JSON: {reason.msg}: line {reason.lineno} column {reason.colno}",
-            code="invalid_json",
-        ) from error
+        raise BadRequest(text, code="invalid_json") from error
 
 
 def _bounded(text: str) -> float | None:

@@ -15,7 +15,7 @@ from segsrv.events.compat import map_compat
 from segsrv.events.finish import Lookup, Moment, Sender, finish
 from segsrv.events.flat import map_flat
 from segsrv.events.payload import Payload
-from segsrv.events.shapes import Event, as_object
+from segsrv.events.shapes import Event, NestedTooDeeply, as_object
 
 Format = Literal["flat", "compat"]
 FORMATS: tuple[Format, ...] = ("flat", "compat")
@@ -85,6 +85,13 @@ class Pipeline:
                     parse_user_agent=parse_user_agent,
                     locate=locate,
                 )
+            except NestedTooDeeply:
+                if sender.ip_policy != "keep":
+                    # Not shortened yet, and no letter may give it away.
+                    event.pop("source_ip", None)
+                self._refuse(outcome, payload, sender, timestamp, event, "nested_too_deeply")
+                continue
+            try:
                 line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
             except orjson.JSONEncodeError:
                 # Only depth is left to fail on: the event came out of a JSON parser.
@@ -154,7 +161,7 @@ def _dead_letter(letter: dict[str, Any], item: Any) -> bytes:
     except orjson.JSONEncodeError:
         pass
     try:
-        letter["item_text"] = json.dumps(item, ensure_ascii=False)
+        letter["item_text"] = json.dumps(item)
     except (RecursionError, ValueError):
         letter["item_text"] = None
     return orjson.dumps(letter, option=orjson.OPT_APPEND_NEWLINE)

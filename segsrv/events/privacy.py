@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Literal
 
+from segsrv.events.geo import addresses_of
+
 Policy = Literal["keep", "strict", "comply"]
 POLICIES: tuple[Policy, ...] = ("keep", "strict", "comply")
 
@@ -23,12 +25,12 @@ def is_strict(policy: Policy, country: str | None) -> bool:
 
 
 def shorten_addresses(source: str) -> str:
-    """Take the last part off each address of a comma-separated list.
+    """Take the last part off each address of a comma-separated list, of a long one the first.
 
     The last octet of an IPv4 address becomes 1; of an IPv6 address the first 48 bits stay. Text
     that is no address is left out: it can't be told what it would give away.
     """
-    shortened = (_shorten(part.strip()) for part in source.split(","))
+    shortened = (_shorten(address) for address in addresses_of(source))
     return ",".join(part for part in shortened if part)
 
 

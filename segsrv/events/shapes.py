@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
+
 Event = dict[str, Any]
 
 MISSING: Any = object()
@@ -11,6 +13,23 @@ MISSING: Any = object()
 
 DROPPED_ROOT_KEYS = ("page", "traits", "userAgent", "campaign", "os", "device", "ip", "locale")
 """Root keys that the mapping removes whoever put them there, a property of that name included."""
+
+
+class NestedTooDeeply(Exception):
+    """A value has more levels than JSON is written with."""
+
+
+def json_text(value: Any) -> str:
+    """Return *value* as JSON, where a text is wanted and the event has something else.
+
+    Raises:
+        NestedTooDeeply: It can't be written; nothing else out of a JSON parser can fail.
+
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:
+        raise NestedTooDeeply from error
 
 
 def as_object(value: Any, name: str, unmapped: Event) -> Event | None:

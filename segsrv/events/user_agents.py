@@ -11,7 +11,9 @@ from ua_parser.loaders import load_builtins
 from ua_parser.regex import Resolver
 
 USER_AGENT_CHARS_MAX = 2_048
-"""A longer text is to be left alone: no browser sends one, and the cache keeps each whole."""
+"""A longer text is to be left alone: no browser sends one."""
+CACHED_CHARS_MAX = 512
+"""A longer text is parsed each time: the cache keeps each whole, and what was found in it."""
 
 BOT_WORDS = ("bot", "spider", "headless", "crawler", "uptimia")
 
@@ -19,16 +21,22 @@ BOT_WORDS = ("bot", "spider", "headless", "crawler", "uptimia")
 class UserAgents:
     """Parses user agents with the native resolver; remembers the latest *entries_max* of them.
 
-    `parse` is a `functools.lru_cache`, which counts its hits and misses itself (`cache_info()`).
+    `cached` is a `functools.lru_cache`, which counts its hits and misses itself (`cache_info()`).
     """
 
     def __init__(self, *, entries_max: int, bot_words: Iterable[str] = ()) -> None:
         self._parser = Parser(Resolver(load_builtins()))
         self._bot_words = (*BOT_WORDS, *(word.lower() for word in bot_words))
-        self.parse = lru_cache(maxsize=entries_max)(self._parse)
+        self.cached = lru_cache(maxsize=entries_max)(self._parse)
+
+    def parse(self, text: str) -> dict[str, Any] | None:
+        """Return the fields recognised in *text*, or None; the dict is shared: never change it."""
+        # Other than ASCII takes up to eight times the memory, and no client's own text has it.
+        if len(text) <= CACHED_CHARS_MAX and text.isascii():
+            return self.cached(text)
+        return self._parse(text) if len(text) <= USER_AGENT_CHARS_MAX else None
 
     def _parse(self, text: str) -> dict[str, Any] | None:
-        """Return the fields recognised in *text*, or None; the dict is shared: never change it."""
         result = self._parser.parse(text)
         fields: dict[str, Any] = {}
         agent, system, device = result.user_agent, result.os, result.device

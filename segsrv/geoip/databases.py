@@ -44,11 +44,11 @@ class Databases:
 
     @property
     def hits(self) -> int:
-        return self._retired_hits + self.geo.locate.cache_info().hits
+        return self._retired_hits + self.geo.look_up.cache_info().hits
 
     @property
     def misses(self) -> int:
-        return self._retired_misses + self.geo.locate.cache_info().misses
+        return self._retired_misses + self.geo.look_up.cache_info().misses
 
     def describe(self) -> list[str]:
         """Return a line for each database: its type and when it was built."""
@@ -84,7 +84,7 @@ class Databases:
         return True
 
     def _swap(self) -> None:
-        info = self.geo.locate.cache_info()
+        info = self.geo.look_up.cache_info()
         self._retired_hits += info.hits
         self._retired_misses += info.misses
         self.reloads += 1
@@ -101,5 +101,7 @@ class Databases:
                 return maxminddb.open_database(name, maxminddb.MODE_AUTO)
             finally:
                 Path(name).unlink()
-        except (OSError, ValueError, maxminddb.InvalidDatabaseError) as error:
+        except maxminddb.InvalidDatabaseError as error:
+            raise SettingsError(f"geoip_db={path}: is no MaxMind database") from error
+        except (OSError, ValueError) as error:
             raise SettingsError(f"geoip_db={path}: {error}") from error

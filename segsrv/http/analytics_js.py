@@ -24,6 +24,7 @@ from segsrv.errors import NotFound, SettingsError
 from segsrv.http import answers
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors, origin_of
+from segsrv.http.ingest import Handler
 from segsrv.http.paths import PREFIXES
 from segsrv.settings import MIB, Settings
 
@@ -79,11 +80,13 @@ class AnalyticsJs:
             body = _SAY_WHERE_FROM + self._files[SCRIPT].body
             self._script = _File(CONTENT_TYPES[".js"], CACHE_SHORTLY, body)
 
-    def add_to(self, app: web.Application) -> None:
-        """Add the routes, below each prefix that SDKs may have as their CDN."""
+    def handlers(self) -> dict[str, Handler]:
+        """Return the handler of each pattern, below each prefix that SDKs may have as their CDN."""
+        handlers: dict[str, Handler] = {}
         for prefix, _output in PREFIXES:
-            app.router.add_get(prefix + SCRIPT_PATTERN, self.script)
-            app.router.add_get(prefix + BUNDLE_PATTERN, self.bundle)
+            handlers[prefix + SCRIPT_PATTERN] = self.script
+            handlers[prefix + BUNDLE_PATTERN] = self.bundle
+        return handlers
 
     async def script(self, request: web.Request) -> web.Response:
         """Answer with what the snippet loads, or 404 for a key that is not configured."""

@@ -94,7 +94,8 @@ def _forwarded_nodes(header: str) -> list[str]:
 
 def _address(text: str) -> str:
     """Return the bare address of `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1` or `[2001:db8::1]:80`."""
-    text = text.strip()
+    # A zone (`fe80::1%eth0`) says something to the sender's machine only, and may be any text.
+    text = text.strip().partition("%")[0]
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

@@ -11,7 +11,7 @@ from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import BadRequest, SegsrvError, ShuttingDown
-from segsrv.events import Pipeline, Sender, parse
+from segsrv.events import Outcome, Pipeline, Sender, parse
 from segsrv.events.counters import Counters
 from segsrv.events.privacy import POLICIES, Policy
 from segsrv.http import answers
@@ -123,7 +123,17 @@ class Ingest:
         if commit is None:
             raise ShuttingDown("the server is not ready")
         key = self._keyring.from_request(request)
-        body = await self._bodies.read(request)
+        # What was parsed takes many times the memory of its lines, so nothing here may hold it
+        # while the commit is waited for.
+        outcome = self._map(request, target, key, await self._bodies.read(request))
+        if outcome.lines or outcome.dead_letters:
+            committed = commit.submit(outcome.lines, outcome.dead_letters)
+            if committed is not None:
+                await committed
+        self._counters.count(target.output, outcome)
+        return outcome.delete_cookie
+
+    def _map(self, request: web.Request, target: Target, key: Key | None, body: bytes) -> Outcome:
         if not body:
             raise BadRequest("the body is empty", code="invalid_json")
         payload = parse(
@@ -134,13 +144,7 @@ class Ingest:
         if key is None:
             key = self._keyring.from_body(payload.write_key)
         self._cors.check(key, origin_of(request))
-        outcome = self._pipeline.run(payload, self._sender(request, target, key), target.output)
-        if outcome.lines or outcome.dead_letters:
-            committed = commit.submit(outcome.lines, outcome.dead_letters)
-            if committed is not None:
-                await committed
-        self._counters.count(target.output, outcome)
-        return outcome.delete_cookie
+        return self._pipeline.run(payload, self._sender(request, target, key), target.output)
 
     def _sender(self, request: web.Request, target: Target, key: Key) -> Sender:
         settings = self._settings

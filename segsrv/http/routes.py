@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from aiohttp import web
 
 from segsrv.errors import NotFound
 from segsrv.http import answers
+from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.cors import Cors, origin_of
 from segsrv.http.ingest import Handler, Ingest
 from segsrv.http.openapi import PATH as OPENAPI_PATH
@@ -29,6 +31,7 @@ def add_routes(
     ingest: Ingest,
     probes: Probes,
     project_settings: ProjectSettings,
+    analytics_js: AnalyticsJs,
     openapi: OpenApi,
     cors: Cors,
 ) -> None:
@@ -39,15 +42,13 @@ def add_routes(
     posts |= dict.fromkeys(telemetry_paths(), ingest.telemetry)
     for path, handler in posts.items():
         app.router.add_post(path, handler)
-    for pattern in settings_paths():
-        app.router.add_get(pattern, project_settings.get, allow_head=False)
-    for path, handler in (
-        ("/health", probes.health),
-        ("/ready", probes.ready),
-        ("/metrics", probes.metrics),
-        (OPENAPI_PATH, openapi.get),
-    ):
-        app.router.add_get(path, handler)
+    gets: dict[str, Handler] = dict.fromkeys(settings_paths(), project_settings.get)
+    gets |= analytics_js.handlers()
+    gets |= {"/health": probes.health, "/ready": probes.ready, "/metrics": probes.metrics}
+    gets[OPENAPI_PATH] = openapi.get
+    for pattern, handler in gets.items():
+        app.router.add_get(pattern, handler)
+    matchers = [(_matcher(pattern), handler) for pattern, handler in gets.items()]
 
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         """Answer preflights, find paths with doubled slashes, or say that nothing is there."""
@@ -56,9 +57,19 @@ def add_routes(
         path = normalised(request.match_info["path"])
         if request.method == "POST" and (handler := posts.get(path)) is not None:
             return await handler(request)
+        if request.method == "GET":
+            for matcher, handler in matchers:
+                if (found := matcher.fullmatch(path)) is not None:
+                    request.match_info.update(found.groupdict())
+                    return await handler(request)
         return answers.error(
             NotFound(f"there is nothing at {request.method} {path[:200]}"),
             cors.headers(origin_of(request)),
         )
 
     app.router.add_route("*", "/{path:.*}", elsewhere)
+
+
+def _matcher(pattern: str) -> re.Pattern[str]:
+    """Compile one of the router's patterns: `{key}` is any text without a slash."""
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(pattern)))

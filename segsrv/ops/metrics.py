@@ -114,7 +114,7 @@ class Metrics:
         yield from self._sink_families()
 
     def _cache_families(self) -> Iterator[Family]:
-        info = self._user_agents.parse.cache_info()
+        info = self._user_agents.cached.cache_info()
         hits = (({"cache": "user_agent"}, info.hits), ({"cache": "geoip"}, self._databases.hits))
         misses = (
             ({"cache": "user_agent"}, info.misses),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segsrv.events.geo import ADDRESS_CHARS_MAX, Geo
-from segsrv.events.user_agents import USER_AGENT_CHARS_MAX, UserAgents
+from segsrv.events.geo import ADDRESS_CHARS_MAX, ADDRESSES_MAX, Geo
+from segsrv.events.user_agents import CACHED_CHARS_MAX, USER_AGENT_CHARS_MAX, UserAgents
 from tests.events.event_runs import body_of, run_body, store
 from tests.mmdb import write_mmdb
 
@@ -113,24 +113,35 @@ class TestParsedUserAgent:
 class TestUserAgentCache:
     def test_hits_and_misses(self):
         """A repeated user agent is a hit, a new one a miss."""
-        parse = UserAgents(entries_max=8).parse
+        user_agents = UserAgents(entries_max=8)
         for text in ("curl/7.68.0", "curl/7.68.0", "zzz", "zzz", "curl/7.68.0"):
-            parse(text)
-        assert (parse.cache_info().hits, parse.cache_info().misses) == (3, 2)
+            user_agents.parse(text)
+        info = user_agents.cached.cache_info()
+        assert (info.hits, info.misses) == (3, 2)
 
     def test_bound(self):
         """No more than the stated number of answers is remembered; the oldest goes first."""
-        parse = UserAgents(entries_max=2).parse
+        user_agents = UserAgents(entries_max=2)
         for text in ("a", "b", "c", "c", "b", "a"):
-            parse(text)
-        info = parse.cache_info()
+            user_agents.parse(text)
+        info = user_agents.cached.cache_info()
         assert (info.maxsize, info.currsize, info.hits, info.misses) == (2, 2, 2, 4)
 
-    def test_long_texts_are_not_remembered(self):
-        """A text over the limit takes no memory after its event is done."""
-        parse = UserAgents(entries_max=8).parse
-        store({"user_agent": "x" * (USER_AGENT_CHARS_MAX + 1)}, parse_user_agent=parse)
-        assert parse.cache_info().currsize == 0
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "x" * (USER_AGENT_CHARS_MAX + 1),
+            "curl/7.68.0 ".ljust(CACHED_CHARS_MAX + 1),
+            "curl/7.68.0 \N{GRINNING FACE}",
+        ],
+        ids=["too long", "long", "not ASCII"],
+    )
+    def test_what_takes_much_memory_is_not_remembered(self, text):
+        """A long text, or one of wide characters, takes no memory after its event is done."""
+        user_agents = UserAgents(entries_max=8)
+        stored = body_of(store({"user_agent": text}, parse_user_agent=user_agents.parse))
+        assert stored.get("parsed_ua") == (CURL if "curl" in text else None)
+        assert user_agents.cached.cache_info().currsize == 0
 
     @both_formats
     def test_remembered_answers_are_not_changed(self, output, user_agents):
@@ -358,12 +369,12 @@ class TestLocation:
         """Of a list, the first address that resolves counts."""
         assert geo.locate(source) == MOSCOW
 
-    def test_very_long_list(self, geo):
-        """A list over the limit is not looked up; one at the limit is."""
-        event = {"source_ip": "83.220.56.2".rjust(ADDRESS_CHARS_MAX)}
-        assert body_of(store(event, locate=geo.locate)) == event | {"location": MOSCOW}
-        event["source_ip"] += " "
-        assert body_of(store(event, locate=geo.locate)) == event
+    @pytest.mark.parametrize("filler", ["", "unknown", "10.0.0.1", "9" * (ADDRESS_CHARS_MAX + 1)])
+    def test_very_long_list(self, geo, filler):
+        """Of a long list only the first addresses are looked up, whatever stands there."""
+        for before, location in ((ADDRESSES_MAX - 1, MOSCOW), (ADDRESSES_MAX, None)):
+            event = {"source_ip": ",".join([*[filler] * before, "83.220.56.2", "81.2.69.142"])}
+            assert store(event, locate=geo.locate).get("location") == location
 
     def test_without_databases(self):
         """Without a database there is no location."""
@@ -391,23 +402,29 @@ class TestLocationCache:
         """A repeated source is a hit, a new one a miss, found or not."""
         for source in ("81.2.69.142", "81.2.69.142", "10.0.0.1", "10.0.0.1"):
             geo.locate(source)
-        info = geo.locate.cache_info()
+        info = geo.look_up.cache_info()
         assert (info.hits, info.misses) == (2, 2)
 
     def test_bound(self, databases):
         """No more than the stated number of answers is remembered; the oldest goes first."""
-        locate = Geo([databases["GeoIP2-City"]], entries_max=2).locate
+        geo = Geo([databases["GeoIP2-City"]], entries_max=2)
         for source in ("1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.3", "1.1.1.2", "1.1.1.1"):
-            locate(source)
-        info = locate.cache_info()
+            geo.locate(source)
+        info = geo.look_up.cache_info()
         assert (info.maxsize, info.currsize, info.hits, info.misses) == (2, 2, 2, 4)
 
     def test_long_texts_are_not_remembered(self, geo):
-        """A source over the limit takes no memory after its event is done."""
+        """A text longer than any address takes no memory after its event is done."""
         source = "1" * (ADDRESS_CHARS_MAX + 1)
         for policy in ("keep", "strict", "comply"):
             store({"source_ip": source}, locate=geo.locate, ip_policy=policy)
-        assert geo.locate.cache_info().currsize == 0
+        assert geo.look_up.cache_info().currsize == 0
+
+    def test_nothing_is_remembered_without_databases(self):
+        """Where nothing is looked up, addresses that clients make up take no memory."""
+        geo = Geo([], entries_max=8)
+        assert geo.locate("81.2.69.142") is None
+        assert geo.look_up.cache_info().currsize == 0
 
     @both_formats
     def test_remembered_answers_are_not_changed(self, output, geo):

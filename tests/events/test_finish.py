@@ -39,7 +39,10 @@ class TestTimezone:
 
     @pytest.mark.parametrize(
         "zone",
-        ["Nowhere/Atlantis", "", "Europe", "../../etc/passwd", "/etc/localtime", "a\0b", "x" * 999],
+        [
+            *("Nowhere/Atlantis", "", "Europe", "../../etc/passwd", "/etc/localtime", "a\0b"),
+            *("x" * 999, "__init__/x", "America/__init__/x", "\ud800", ".", "Europe/"),
+        ],
     )
     def test_unknown_zone(self, output, zone):
         """An unknown zone is taken off, and nothing is stored for it."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from segsrv.errors import BadRequest
 from segsrv.events import parse
+from segsrv.events.payload import TOLERANT_BYTES_MAX
 from tests.events.event_strategies import ANY_JSON
 
 
@@ -226,6 +227,19 @@ class TestTolerance:
         """A byte order mark before the body is skipped."""
         body = batch_with(odd)
         assert items_of(b"\xef\xbb\xbf" + body) == items_of(body)
+
+    def test_the_slow_reading_is_for_bodies_as_sdks_send_them(self):
+        """At the limit an oddity is mended; above it the answer says where it is, and the limit."""
+        for size, is_read in ((TOLERANT_BYTES_MAX, True), (TOLERANT_BYTES_MAX + 1, False)):
+            body = b'{"n":NaN,"pad":""}'
+            body = body.replace(b'""', b'"%b"' % (b"x" * (size - len(body))))
+            assert len(body) == size
+            if is_read:
+                assert items_of(body)[0]["n"] is None
+            else:
+                text = str(refusal_of(body))
+                assert "line 1 column 6" in text
+                assert str(TOLERANT_BYTES_MAX) in text
 
     def test_duplicate_names(self):
         """Of a name given twice the last value counts, in the tolerant reading too."""

@@ -1,9 +1,11 @@
 """The two switches of a request: what is stored of the address and of the cookie's id."""
 
+import json
 from hashlib import md5
 
 import pytest
 
+from segsrv.events.geo import ADDRESSES_MAX
 from segsrv.events.privacy import is_strict, shorten_addresses
 from tests.events.event_runs import run_body, store
 
@@ -114,6 +116,21 @@ class TestStrict:
         (letter,) = outcome.dead_letters
         assert b"81.2.69.14" not in letter
         assert b"81.2.69.1" in letter
+
+    @pytest.mark.parametrize("policy", ["strict", "comply"])
+    def test_dead_letters_of_events_that_failed_early(self, output, policy):
+        """An event that fails before its address is shortened is set aside without it."""
+        deep = json.loads("[" * 300 + "]" * 300)
+        batch = {"batch": [{"context": {"ip": "81.2.69.142"}, "messageId": deep}]}
+        outcome = run_body(batch, output, ip_policy=policy)
+        assert outcome.reasons == {"nested_too_deeply": 1}
+        (letter,) = outcome.dead_letters
+        assert b"81.2.69" not in letter
+
+    def test_a_list_that_a_client_made_up(self, output):
+        """Of a long list, the first addresses are kept, shortened; the rest can't cost much."""
+        stored, _ = store_from(",".join(["81.2.69.142"] * 50_000), output, ip_policy="strict")
+        assert stored["source_ip"] == ",".join(["81.2.69.1"] * ADDRESSES_MAX)
 
 
 @both_formats

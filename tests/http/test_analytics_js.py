@@ -65,6 +65,13 @@ def test_browsers_get_it_compressed_and_once(new_site, umd):
     assert (again.status, again.body) == (304, b"")
 
 
+def test_carelessly_joined_paths_are_found(start_server, umd):
+    """The script is there also below a CDN's address that ends with a slash."""
+    site = start_server("--analytics-js-dir", str(umd))
+    assert site.get("/" + LOADED).body == site.get(LOADED).body
+    assert site.get("/" + LOADED).status == 200
+
+
 def test_nothing_else_is_served(start_server, umd):
     """An unknown key, and a name that is no script of the folder, is 404, readable for pages."""
     site = start_server("--analytics-js-dir", str(umd))

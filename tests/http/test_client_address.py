@@ -28,6 +28,8 @@ class TestForwardedFor:
             (PROXY, "2001:db8::7", "2001:db8::7"),
             (PROXY, "[2001:db8::7]:5678", "2001:db8::7"),
             (PROXY, "::ffff:1.2.3.4", "1.2.3.4"),
+            (PROXY, "fe80::1%eth0", "fe80::1"),
+            (PROXY, "2001:db8::7%\udcff", "2001:db8::7"),
             (PROXY, "nonsense", PROXY),
             (PROXY, "1.2.3.4, nonsense", PROXY),
             (PROXY, "", PROXY),

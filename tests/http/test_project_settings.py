@@ -27,6 +27,22 @@ def test_a_known_key_gets_what_sdks_need(site, prefix, pattern):
     assert answer.headers["Access-Control-Allow-Origin"] == "https://page.test"
 
 
+@pytest.mark.parametrize("joined", ["/{}/", "//{}", "/{}//", "///{}///"])
+@pytest.mark.parametrize("prefix", [FLAT, COMPAT, ""], ids=["flat", "compat", "root"])
+def test_carelessly_joined_paths_are_found(site, prefix, joined):
+    """A page whose `cdnURL` ends with a slash asks below two; without an answer it never sends."""
+    path = PATTERNS[0].format(KEY)
+    answer = site.get(prefix + joined.format(path.strip("/")))
+    assert (answer.status, answer.json()) == (200, site.get(path).json())
+    assert site.get(joined.format("v1/projects/unknown/settings")).status == 404
+
+
+@pytest.mark.parametrize("path", ["/health/", "//ready", "/metrics/", "/openapi.json/"])
+def test_probes_are_found_so_too(site, path):
+    """What is asked besides events is found however the path was joined."""
+    assert site.get(path).status == 200
+
+
 def test_caches_keep_pages_and_others_apart(site):
     """An answer to no page is not given to a page: it varies by origin, whoever asked."""
     assert "Origin" in site.get(PATTERNS[0].format(KEY)).headers["Vary"]

@@ -133,7 +133,7 @@ class TestSlowClients:
 
     def test_bodies_in_flight_are_bounded(self, start_server):
         """Above reading_bytes_max of bodies that are being received, the answer is 503."""
-        site = start_server("--reading-bytes-max", str(MIB))
+        site = start_server("--reading-bytes-max", str(MIB), "--body-bytes-max", str(MIB))
         head = f"POST {FLAT} HTTP/1.1\r\nHost: t\r\n{KEY_HEADER}\r\nContent-Length: 900000\r\n\r\n"
         part = head.encode() + b"[" * 800_000
         with contextlib.ExitStack() as stack:

@@ -311,6 +311,13 @@ def parse_options() -> argparse.Namespace:
     add("--seed", type=int, default=1, help="of the payloads")
     add("--json", type=Path, help="write every sample and the machine to this file")
     options = parser.parse_args()
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.error("--rounds must be at least 1 and --seconds above 0: else nothing is measured")
+    for name, core in (("server", options.server_core), ("generator", options.generator_core)):
+        if core not in cores:
+            parser.error(f"--{name}-core {core}: not one of {', '.join(map(str, cores))}")
+    if not options.scratch.is_dir():
+        parser.error(f"--scratch {options.scratch}: no such folder")
     options.shape = options.shape or ["single", "batch"]
     options.durability = options.durability or ["fsync"]
     if options.server_core == options.generator_core:

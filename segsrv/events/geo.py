@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-ADDRESSES_MAX = 16
+ADDRESSES_MAX = 8
 """Of a longer list only the first ones are looked at: a client can make one of any length."""
 ADDRESS_CHARS_MAX = 64
 """No address is longer, and what is looked up is kept in a cache."""

@@ -9,17 +9,19 @@ import sys
 from collections.abc import Sequence
 
 from segsrv import logs, server, settings_sources
-from segsrv.errors import SegsrvError, SettingsError
+from segsrv.delivery.station import journal_dir
+from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError
 from segsrv.geoip import download
 from segsrv.geoip.databases import Databases
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
+from segsrv.journal.files import obstacle
 from segsrv.settings import Settings
 from segsrv.sinks import make_sink, sink_names
 from segsrv.tls import Certificate
-from segsrv.write_keys import key_path, with_keys
+from segsrv.write_keys import key_path, with_kept_key
 
 WRONG_SETTINGS = 2
 _EXAMPLE = (
@@ -67,11 +69,11 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(flags: argparse.Namespace) -> int:
     settings = settings_sources.load(vars(flags), os.environ)
     logs.configure(settings.log_level)
-    is_first_start = not settings.all_keys() and not key_path(settings).exists()
     has_own_key = not settings.all_keys()
-    settings = with_keys(settings)
+    # An earlier start that failed may have made the key, but it told nobody.
+    is_first_start = has_own_key and not journal_dir(settings).exists()
 
-    def announce(url: str) -> None:
+    def announce(url: str, settings: Settings) -> None:
         lines = [f"segsrv listening on {url}", *_describe(settings)]
         if has_own_key:
             lines.append(f"  key file    {key_path(settings)}")
@@ -84,13 +86,21 @@ def _serve(flags: argparse.Namespace) -> int:
 
 def _check(flags: argparse.Namespace) -> int:
     settings = settings_sources.load(vars(flags), os.environ)
+    for folder in (settings.data_dir, journal_dir(settings), key_path(settings).parent):
+        if blocked := obstacle(folder):
+            raise DataDirUnusable(
+                f"data_dir={settings.data_dir}: {blocked} is not a folder that can be written"
+            )
+    has_own_key = not settings.all_keys()
+    settings = with_kept_key(settings)
     ClientAddress(settings.trusted_proxies)
     AnalyticsJs(settings, Keyring(settings.all_keys()), Cors(settings.all_keys()))
     if settings.tls_cert is not None and settings.tls_key is not None:
         Certificate(settings.tls_cert, settings.tls_key)
     lines = _describe(settings)
-    if not settings.all_keys():
-        lines.append(f"  key file    {key_path(settings)} (made at the first start)")
+    if has_own_key:
+        when = "" if settings.all_keys() else " (made at the first start)"
+        lines.append(f"  key file    {key_path(settings)}{when}")
     lines += [f"  database    {line}" for line in _databases(settings)]
     asyncio.run(_check_sinks(settings))
     scheme = "https" if settings.tls_cert else "http"

@@ -24,6 +24,7 @@ from segsrv.errors import Overloaded, SegsrvError
 from segsrv.http.connection import Connection
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
+from segsrv.write_keys import with_keys
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,11 @@ REFUSALS_WAITING_MAX = 128
 REFUSAL_WAIT_S = 1.0
 
 
-def serve(settings: Settings, announce: Callable[[str], None]) -> int:
+def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status.
 
-    *announce* is called once, with the address, when every worker takes requests.
+    *announce* is called once, with the address and the settings with their keys, when every worker
+    takes requests.
     """
     _raise_file_limit()
     try:
@@ -60,9 +62,11 @@ def serve(settings: Settings, announce: Callable[[str], None]) -> int:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
+        # Only now: a start that fails for its port should leave no key that nobody was told.
+        settings = with_keys(settings)
         if settings.workers == 1:
-            return run_worker(settings, listener, 0, lambda: announce(url))
-        return _Workers(settings, listener, lambda: announce(url)).run()
+            return run_worker(settings, listener, 0, lambda: announce(url, settings))
+        return _Workers(settings, listener, lambda: announce(url, settings)).run()
 
 
 def run_worker(

@@ -30,7 +30,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             dest=name,
             metavar=_metavar(spec),
             action="append" if _is_list(spec) else "store",
-            help=f"{spec.metadata['help']} (default: {_shown(default)})",
+            help=f"{spec.metadata['help']}{_again(spec)} (default: {_shown(default)})",
         )
 
 
@@ -102,7 +102,8 @@ def _from_toml(spec: dataclasses.Field[Any], value: Any, where: str) -> Any:
     kind = str(spec.type)
     if _is_list(spec):
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise SettingsError(f"{where}: expected a list of texts, not {value!r}")
+            # Without the value: it may be a key, or a URL with a password.
+            raise SettingsError(f"{where}: expected a list of texts, in square brackets")
         return tuple(Path(item) for item in value) if "Path" in kind else tuple(value)
     if kind == "bool" and isinstance(value, bool):
         return value
@@ -159,7 +160,11 @@ def _metavar(spec: dataclasses.Field[Any]) -> str:
     return kinds.get(str(spec.type).removesuffix(" | None"), "TEXT")
 
 
+def _again(spec: dataclasses.Field[Any]) -> str:
+    return "; repeat the flag for more than one" if _is_list(spec) else ""
+
+
 def _shown(default: Any) -> str:
     if isinstance(default, Sequence) and not isinstance(default, str):
-        return ",".join(map(str, default)) or "none"
+        return " ".join(map(str, default)) or "none"
     return "none" if default in (None, "") else str(default)

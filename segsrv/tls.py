@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from pathlib import Path
 
@@ -49,10 +50,16 @@ class Certificate:
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_alpn_protocols(["http/1.1"])
+        for name, path in (("tls_cert", self._cert), ("tls_key", self._key)):
+            if not os.access(path, os.R_OK):
+                raise SettingsError(f"{name}={path}: can't be read")
         try:
             context.load_cert_chain(self._cert, self._key)
         except OSError as error:
-            raise SettingsError(f"tls_cert={self._cert}, tls_key={self._key}: {error}") from error
+            raise SettingsError(
+                f"tls_cert={self._cert}, tls_key={self._key}: no PEM certificate and its key: "
+                f"{error}"
+            ) from error
         return context
 
     def _read_versions(self) -> list[Version | None]:

@@ -31,7 +31,7 @@ class LoopThread:
         self._loop.call_soon_threadsafe(call)
 
     async def close(self) -> None:
-        """End the loop and its thread; nothing may be under way there any more."""
+        """End the loop and its thread; what is still under way there is cancelled."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
 
@@ -39,6 +39,15 @@ class LoopThread:
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_forever()
+            self._loop.run_until_complete(_cancel_others())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
         finally:
             self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import orjson
 
-from segsrv.errors import SinkRejected, SinkUnavailable
+from segsrv.errors import SinkRejected, SinkUnavailable, Unavailable
 from segsrv.journal import cursor as cursors
 from segsrv.journal.cursor import Cursor
 from segsrv.journal.dead_letters import DeadLetters
@@ -167,7 +167,7 @@ class Shipper:
                 result = await attempt()
             except SinkRejected:
                 raise
-            except SinkUnavailable as error:
+            except (SinkUnavailable, Unavailable, OSError) as error:
                 self._failed(error)
             except Exception as error:
                 # A driver's surprise must not end delivery: the batch is in the journal.
@@ -217,7 +217,7 @@ class Shipper:
         )
 
     async def _save(self, cursor: Cursor) -> None:
-        await self._until_taken(lambda: asyncio.to_thread(cursors.save, self._cursor_path, cursor))
+        await self._until_taken(lambda: asyncio.to_thread(self._put, cursor))
         has_advanced = cursor.start > self.saved_position
         self._cursor = cursor
         self.saved_position = cursor.start
@@ -227,3 +227,8 @@ class Shipper:
             except Exception:
                 # The batch is delivered; what the journal then does can't stop the next one.
                 logger.exception("sink: the journal was not released sink=%s", self.name)
+
+    def _put(self, cursor: Cursor) -> None:
+        # In a data directory that was removed and made again the cursor may be another server's.
+        self._log.check_lock()
+        cursors.save(self._cursor_path, cursor)

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from segsrv.delivery.loop_thread import LoopThread
 from segsrv.delivery.shipper import Shipper
 from segsrv.errors import JournalFault
 from segsrv.journal import cursor as cursors
 from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.files import make_dir, obstacle
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
 from segsrv.sinks import make_sink, sink_names
 
 logger = logging.getLogger(__name__)
+
+
+def journal_dir(settings: Settings) -> Path:
+    """Return the folder of all workers' journals, which a server makes when it first starts."""
+    return settings.data_dir / "journal"
 
 
 class Station:
@@ -46,28 +55,44 @@ class Station:
         """
         try:
             for number in await asyncio.to_thread(self._journal_numbers):
-                await self._open(number)
+                await _to_its_end(self._open(number))
+            self.commit = self.journals[self.worker]
+            await self.commit.look()
+            self._delivery = LoopThread("segsrv-delivery")
+            await self._delivery.call(self._start_shippers())
         except OSError as error:
-            await self._close_journals()
+            await self.stop()
             raise JournalFault(f"the data directory can't be used: {error}") from error
         except BaseException:
-            await self._close_journals()
+            await self.stop()
             raise
-        self.commit = self.journals[self.worker]
-        self._delivery = LoopThread("segsrv-delivery")
-        await self._delivery.call(self._start_shippers())
 
     async def stop(self) -> None:
-        """Commit what is queued, deliver for the grace period, and let go of the data directory."""
-        grace_s = self.settings.shutdown_grace_s
+        """Commit what is queued, deliver for the grace period, and let go of the data directory.
+
+        Also when it is cancelled: a shipper that outlived the lock would deliver beside the next
+        server's.
+        """
+        await _to_its_end(self._stop())
+
+    async def _stop(self) -> None:
         try:
             if self.commit is not None:
                 await self.commit.finish()
-            if self._delivery is not None:
-                await self._delivery.call(self._stop_shippers(grace_s))
-                await self._delivery.close()
         finally:
-            await self._close_journals()
+            try:
+                await self._end_delivery()
+            finally:
+                await self._close_journals()
+
+    async def _end_delivery(self) -> None:
+        delivery, self._delivery = self._delivery, None
+        if delivery is None:
+            return
+        try:
+            await delivery.call(self._stop_shippers(self.settings.shutdown_grace_s))
+        finally:
+            await delivery.close()
 
     async def _start_shippers(self) -> None:
         for shipper in self.shippers:
@@ -89,7 +114,7 @@ class Station:
                 )
 
     def _journal_numbers(self) -> list[int]:
-        root = self.settings.data_dir / "journal"
+        root = journal_dir(self.settings)
         present = {
             int(path.name[1:])
             for path in root.glob("w*")
@@ -148,9 +173,12 @@ class Station:
 
     def _open_log(self, number: int, state: Path) -> SegmentLog:
         """Open a journal at a position that no cursor is beyond, a removed sink's included."""
+        make_dir(state)
+        if blocked := obstacle(state):
+            raise JournalFault(f"the data directory can't be used: {blocked} can't be written")
         known = [cursors.load(path) for path in state.glob(f"w{number}-*.json")]
         return SegmentLog(
-            self.settings.data_dir / "journal" / f"w{number}",
+            journal_dir(self.settings) / f"w{number}",
             segment_bytes_max=self.settings.journal_segment_bytes_max,
             disk_free_bytes_min=self.settings.disk_free_bytes_min,
             is_synced=self.settings.durability == "fsync",
@@ -167,3 +195,17 @@ class Station:
     async def _close_journals(self) -> None:
         for journal in self.journals.values():
             await journal.close()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run *work* to its end, also when the caller is cancelled meanwhile; that is raised then."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("delivery: failed while it was cancelled: %s", error)
+        raise

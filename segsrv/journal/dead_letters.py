@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from segsrv.errors import JournalFault
-from segsrv.journal.files import make_dir, sync_dir, write_all
+from segsrv.errors import JournalFault, JournalFull
+from segsrv.journal.files import is_full, make_dir, sync_dir, write_all
 
 FILES = 16
 NUMBER_DIGITS = 8
+TAIL_BYTES = 64 << 10
 
 
 class DeadLetters:
@@ -22,33 +23,44 @@ class DeadLetters:
         self.directory = directory
         self._prefix = prefix
         self._file_bytes_max = max(bytes_max // FILES, 1)
+        self._whole: Path | None = None
 
     def append(self, lines: list[bytes]) -> None:
         """Write *lines* and wait until they are on stable storage.
 
         Raises:
+            JournalFull: The disk is full.
             JournalFault: The disk refused them.
 
         """
         try:
             make_dir(self.directory)
             path = self._current()
-            is_new = not path.exists()
-            fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+            fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
             try:
-                size = os.fstat(fd).st_size
-                try:
-                    write_all(fd, [b"".join(lines)])
-                    os.fdatasync(fd)
-                except OSError:
-                    os.ftruncate(fd, size)
-                    raise
+                self._write(fd, path, lines)
             finally:
                 os.close(fd)
-            if is_new:
+            if path != self._whole:
                 sync_dir(self.directory)
+            self._whole = path
         except OSError as error:
-            raise JournalFault(f"dead letters can't be written: {error.strerror}") from error
+            kind = JournalFull if is_full(error) else JournalFault
+            raise kind(f"dead letters can't be written: {error.strerror}") from error
+
+    def _write(self, fd: int, path: Path, lines: list[bytes]) -> None:
+        if path != self._whole:
+            # A crash, or a failure that could not be undone, may have left half a line, and what is
+            # written behind that could not be parsed.
+            os.ftruncate(fd, _whole_bytes(fd))
+        size = os.fstat(fd).st_size
+        try:
+            write_all(fd, [b"".join(lines)])
+            os.fdatasync(fd)
+        except OSError:
+            self._whole = None
+            os.ftruncate(fd, size)
+            raise
 
     def _current(self) -> Path:
         files = self._files()
@@ -62,3 +74,15 @@ class DeadLetters:
     def _files(self) -> list[Path]:
         # Digits only: the prefix `w0` must not take the files of `w0-file` for its own.
         return sorted(self.directory.glob(f"{self._prefix}-{'[0-9]' * NUMBER_DIGITS}.ndjson"))
+
+
+def _whole_bytes(fd: int) -> int:
+    """Return where the last line ends, read from the end in pieces."""
+    end = os.fstat(fd).st_size
+    while end > 0:
+        start = max(end - TAIL_BYTES, 0)
+        newline = os.pread(fd, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,18 @@ def make_dir(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     for made in missing:
         sync_dir(made.parent)
+
+
+def obstacle(path: Path) -> Path | None:
+    """Return what keeps *path* from being a folder that can be written; None if nothing does."""
+    present = next(part for part in (path, *path.absolute().parents) if part.exists())
+    can_be_written = present.is_dir() and os.access(present, os.W_OK | os.X_OK)
+    return None if can_be_written else present
+
+
+def is_full(error: OSError) -> bool:
+    """Say whether *error* is over as soon as something is deleted."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def sync_dir(path: Path) -> None:

@@ -88,6 +88,7 @@ class GroupCommit:
         self._is_closed = False
         self._idle: asyncio.Future[None] | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
+        self._is_probing = False
 
     @property
     def pending_bytes(self) -> int:
@@ -116,6 +117,15 @@ class GroupCommit:
             # Raised again at each call: without this its traceback would grow for as long.
             raise self.fault.with_traceback(None)
         self._check_room(0)
+
+    async def look(self) -> None:
+        """Learn of a full disk where no commit would tell: before the first, and between them."""
+        if self._is_closed or self.fault is not None:
+            return
+        try:
+            await self._loop.run_in_executor(self._thread, self.log.check_space)
+        except Unavailable as error:
+            self._take_no_more(error)
 
     def submit(self, lines: list[bytes], dead_letters: list[bytes]) -> asyncio.Future[None] | None:
         """Queue events; return what to await before they may be answered with 200.
@@ -209,7 +219,11 @@ class GroupCommit:
 
     def _commit(self, group: Group) -> None:
         if group.dead_letters:
+            # Asked before: letters of a group that the log then refuses come again with its events.
+            self.log.check_space(group.size)
             self._dead_letters.append(group.dead_letters)
+            # A group that is kept for another try must not write them again.
+            group.dead_letters = []
         if group.lines:
             self.log.append(b"".join(group.lines), group.events)
 
@@ -236,16 +250,24 @@ class GroupCommit:
         if not isinstance(error, Unavailable):
             logger.error("journal: commit failed", exc_info=error)
             error = JournalFault(f"the commit failed: {type(error).__name__}")
-        if self.fault is None:
-            logger.error("journal: takes no events: %s", error)
-        self.fault = error
         self.stats.failures += 1
         for waiter in group.waiters:
             if not waiter.done():
                 waiter.set_exception(error)
         if not self._waits_for_disk:
             self._keep(group)
-        if self._probe_timer is None and not self._is_closed:
+        self._take_no_more(error)
+
+    def _take_no_more(self, error: Unavailable) -> None:
+        """Say why from now on, and find out when it is over."""
+        if self.fault is None:
+            logger.error("journal: takes no events: %s", error)
+        self.fault = error
+        self._probe_later()
+
+    def _probe_later(self) -> None:
+        # One at a time: each that fails is followed by another.
+        if self._probe_timer is None and not self._is_probing and not self._is_closed:
             self._probe_timer = self._loop.call_later(PROBE_INTERVAL_S, self._probe)
 
     def _keep(self, group: Group) -> None:
@@ -269,13 +291,22 @@ class GroupCommit:
         self._probe_timer = None
         if self._is_closed:
             return
-        probe = self._loop.run_in_executor(self._thread, self.log.probe)
+        self._is_probing = True
+        probe = self._loop.run_in_executor(self._thread, self._try_disk)
         probe.add_done_callback(self._probed)
 
+    def _try_disk(self) -> None:
+        if isinstance(self.fault, JournalFull):
+            # Files that are only kept for their retention give way. Nothing is delivered while
+            # nothing is taken, so no `release` would come to find that out.
+            self.log.release(self._delivered)
+        self.log.probe()
+
     def _probed(self, done: asyncio.Future[None]) -> None:
+        self._is_probing = False
         if done.exception() is None:
             self._recovered()
             if self._queue and self._running is None and not self._is_scheduled:
                 self._start()
-        elif self.fault is not None and not self._is_closed:
-            self._probe_timer = self._loop.call_later(PROBE_INTERVAL_S, self._probe)
+        elif self.fault is not None:
+            self._probe_later()

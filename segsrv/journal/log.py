@@ -1,9 +1,9 @@
 """The segment files of one journal, as plain synchronous code with one owner.
 
 A position is a byte offset into the whole journal since it began; a segment file is named after the
-position of its first byte, so that `position - base` is the offset in the file. `append`, `probe`
-and `release` belong to one thread, the owner's. `read` may run in any thread: it works on
-`segments`, a tuple that is replaced and never changed.
+position of its first byte, so that `position - base` is the offset in the file. `append`, `probe`,
+`check_space` and `release` belong to one thread, the owner's. `read` and `check_lock` may run in
+any thread: they work on `segments`, a tuple that is replaced and never changed, and on the lock.
 
 Rules:
 - A frame is acknowledged only after `append` returned. What a failed write left is cut off again.
@@ -11,13 +11,13 @@ Rules:
   never acknowledged and are cut off; a whole frame with a wrong CRC is kept in a file beside it.
 - A start begins a new segment, at a position not below any cursor, so that nothing new can be taken
   for something delivered.
+- Files are made, read and deleted by path only while the lock that stands there is this log's own.
+  When the directory was removed, another server may have begun a journal of its own there.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import logging
 import os
 import time
@@ -26,15 +26,16 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
-from segsrv.errors import DataDirInUse, JournalFault, JournalFull
-from segsrv.journal import frame
-from segsrv.journal.files import make_dir, sync_dir, write_all
+from segsrv.errors import JournalFault, JournalFull, Unavailable
+from segsrv.journal import frame, lock
+from segsrv.journal.files import is_full, make_dir, sync_dir, write_all
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".journal"
+LOCK = "lock"
 PROBE_EVENTS = 0
-SPACE_CHECK_INTERVAL_S = 0.05
+CHECK_INTERVAL_S = 0.05
 """A call into the kernel hands the interpreter over, which under load costs more than the call."""
 
 
@@ -80,9 +81,10 @@ class SegmentLog:
         self.is_synced = is_synced
         self.damaged_frames = 0
         make_dir(directory)
-        self._lock_fd = _lock(directory / "lock")
+        self._lock_fd = lock.take(directory / LOCK)
         self._fd = -1
-        self._space_checked_s = -SPACE_CHECK_INTERVAL_S
+        self._space_checked_s = self._lock_checked_s = -CHECK_INTERVAL_S
+        self._missing: set[Path] = set()
         try:
             self.segments = self._recover()
             self.end = max(position_min, self.segments[-1].end if self.segments else 0)
@@ -100,7 +102,7 @@ class SegmentLog:
         """Write one frame and, unless told otherwise, wait until it is on stable storage.
 
         Raises:
-            JournalFull: The disk has less free space than the limit.
+            JournalFull: The disk is full or has less free space than the limit.
             JournalFault: The disk refused the write or the sync; nothing of it remains.
 
         """
@@ -109,21 +111,42 @@ class SegmentLog:
             if self._fd < 0 or segment.end - segment.base >= self.segment_bytes_max:
                 self._roll()
                 segment = self.segments[-1]
-            self._check_free_space(len(payload))
+            if time.monotonic() >= self._space_checked_s + CHECK_INTERVAL_S:
+                self._check_free_space(len(payload))
             write_all(self._fd, [frame.encode(payload, events), payload])
             if self.is_synced:
                 os.fdatasync(self._fd)
-            if os.fstat(self._fd).st_nlink == 0:
-                # Somebody removed the data directory below the server; the write went nowhere.
-                raise FileNotFoundError(errno.ENOENT, "its file was removed")
+            self._check_found()
         except OSError as error:
             self._abandon(segment)
-            raise JournalFault(f"the journal can't be written: {error.strerror}") from error
+            raise _refusal(error) from error
         except MemoryError:
             self._abandon(segment)
             raise
         self.end = segment.end + frame.HEADER_BYTES + len(payload)
         self.segments = (*self.segments[:-1], Segment(segment.base, self.end, segment.path))
+
+    def check_space(self, size: int = 0) -> None:
+        """Learn whether the disk has room for *size* bytes, writing nothing.
+
+        Raises:
+            JournalFull: It has less free space than the limit.
+            JournalFault: It can't be asked.
+
+        """
+        try:
+            self._check_free_space(size)
+        except OSError as error:
+            raise JournalFault(f"the journal's disk can't be read: {error.strerror}") from error
+
+    def check_lock(self) -> None:
+        """Make sure that the directory is still this log's, before something is done by its path.
+
+        Raises:
+            OSError: It was removed, or another lock stands there.
+
+        """
+        lock.check(self._lock_fd, self.directory / LOCK)
 
     def probe(self) -> None:
         """Write an empty frame, to learn whether the disk works again; raises as `append`."""
@@ -132,8 +155,14 @@ class SegmentLog:
     def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Batch:
         """Return frames from *position* on: at least one if there is one, else about *bytes_max*.
 
-        With *end*, return exactly the frames up to there. Damaged frames are set aside and skipped.
+        With *end*, return exactly the frames up to there. Damaged frames are set aside and skipped,
+        and so is the rest of a file that somebody removed.
+
+        Raises:
+            OSError: The disk refused to read, or the directory is another's; the text says where.
+
         """
+        self.check_lock()
         segments = self.segments
         index = max(bisect_right([segment.base for segment in segments], position) - 1, 0)
         segment = segments[index]
@@ -145,7 +174,14 @@ class SegmentLog:
         limit = segment.end if end is None else min(segment.end, end)
         if position >= limit:
             return Batch(position, position, 0, b"")
-        buffer = self._read_frames(segment, position, limit, limit - position if end else bytes_max)
+        try:
+            size = limit - position if end else bytes_max
+            buffer = self._read_frames(segment, position, limit, size)
+        except FileNotFoundError:
+            self._miss(segment, limit - position)
+            return Batch(position, limit, 0, b"")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(segment.path)) from error
         return self._collect(segment, position, buffer, is_last=position + len(buffer) == limit)
 
     def release(self, position: int, *, retention_s: float = 0.0) -> None:
@@ -158,6 +194,7 @@ class SegmentLog:
             while len(kept) > 1 and kept[0].end <= position:
                 if retention_s and _age_s(kept[0].path) < retention_s:
                     break
+                self.check_lock()
                 kept[0].path.unlink(missing_ok=True)
                 del kept[0]
         except OSError as error:
@@ -210,15 +247,22 @@ class SegmentLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self.check_lock()
+        segments = self.segments
         path = self.directory / f"{self.end:020d}{SUFFIX}"
-        fd = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o644)
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         try:
+            if os.fstat(fd).st_size:
+                # A write that failed may be left in our own newest file, which is begun again. No
+                # other file of this name can hold a byte, so one that does is not ours to empty.
+                if not segments or segments[-1].path != path:
+                    raise FileExistsError(errno.EEXIST, f"{path.name} is already there")
+                os.ftruncate(fd, 0)
             sync_dir(self.directory)
         except OSError:
             os.close(fd)
             raise
         self._fd = fd
-        segments = self.segments
         if segments and segments[-1].base == segments[-1].end:
             if segments[-1].path != path:
                 segments[-1].path.unlink(missing_ok=True)
@@ -241,17 +285,26 @@ class SegmentLog:
         self._fd = -1
 
     def _check_free_space(self, size: int) -> None:
-        now_s = time.monotonic()
-        if not self.disk_free_bytes_min or now_s < self._space_checked_s + SPACE_CHECK_INTERVAL_S:
+        if not self.disk_free_bytes_min:
             return
-        stat = os.fstatvfs(self._fd)
+        # Of the lock's disk: there may be no other file open after a write that failed.
+        stat = os.fstatvfs(self._lock_fd)
         free = stat.f_bavail * stat.f_frsize
-        if free - size >= self.disk_free_bytes_min:
-            self._space_checked_s = now_s
-        else:
+        if free - size < self.disk_free_bytes_min:
             raise JournalFull(
                 f"the disk has {free} bytes free, the limit is {self.disk_free_bytes_min}"
             )
+        self._space_checked_s = time.monotonic()
+
+    def _check_found(self) -> None:
+        """Make sure that a restart will find what was just written."""
+        if os.fstat(self._fd).st_nlink == 0:
+            # Somebody removed the data directory below the server; the write went nowhere.
+            raise FileNotFoundError(errno.ENOENT, "its file was removed")
+        now_s = time.monotonic()
+        if now_s >= self._lock_checked_s + CHECK_INTERVAL_S:
+            self.check_lock()
+            self._lock_checked_s = now_s
 
     def _read_frames(self, segment: Segment, position: int, limit: int, size: int) -> bytes:
         fd = os.open(segment.path, os.O_RDONLY)
@@ -287,6 +340,12 @@ class SegmentLog:
             end = len(buffer)
         return Batch(position, position + end, events, b"".join(parts))
 
+    def _miss(self, segment: Segment, size: int) -> None:
+        if segment.path not in self._missing:
+            self._missing.add(segment.path)
+            self.damaged_frames += 1
+            logger.error("journal: a file was removed file=%s bytes=%d", segment.path.name, size)
+
     def _set_aside(self, segment: Segment, offset: int, data: bytes | memoryview) -> None:
         path = segment.path.with_name(f"{segment.path.name}.damaged-{offset}")
         if path.exists():
@@ -297,6 +356,11 @@ class SegmentLog:
             path.write_bytes(data)
         except OSError as error:
             logger.error("journal: can't keep damaged bytes: %s", error)  # noqa: TRY400
+
+
+def _refusal(error: OSError) -> Unavailable:
+    kind = JournalFull if is_full(error) else JournalFault
+    return kind(f"the journal can't be written: {error.strerror}")
 
 
 def _age_s(path: Path) -> float:
@@ -316,21 +380,3 @@ def _pread(fd: int, size: int, offset: int) -> bytes:
     if size > 0:
         parts.append(bytes(size))
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _lock(path: Path) -> int:
-    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-        os.close(fd)
-        raise DataDirInUse(
-            f"{path.parent} is in use by process {owner or 'unknown'}; "
-            "two servers can't share a data directory"
-        ) from error
-    # The number only helps people; a full disk must not keep a server from delivering what it has.
-    with contextlib.suppress(OSError):
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
-    return fd

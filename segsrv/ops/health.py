@@ -29,6 +29,7 @@ class Health:
         try:
             if self._station.commit is None:
                 raise ShuttingDown("the server is not ready")
+            await self._station.commit.look()
             self._station.commit.check()
         except Unavailable as error:
             return answers.error(error, retry_after_s=self._retry_after_s)

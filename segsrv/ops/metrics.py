@@ -139,7 +139,9 @@ class Metrics:
             "journal_ready", "1 while the journal takes events.", [({}, commit.fault is None)]
         )
         yield _counter(
-            "journal_damaged_frames", "Damaged pieces set aside.", [({}, commit.log.damaged_frames)]
+            "journal_damaged_frames",
+            "Damaged pieces set aside, and files that were removed.",
+            [({}, commit.log.damaged_frames)],
         )
         yield _counter("commit_failures", "Commits that the disk refused.", [({}, stats.failures)])
         yield _counter("commit_events", "Events in commits.", [({}, stats.events)])

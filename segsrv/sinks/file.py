@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from segsrv.errors import SinkUnavailable
-from segsrv.journal.files import make_dir, sync_dir, write_all
+from segsrv.journal.files import make_dir, obstacle, sync_dir, write_all
 from segsrv.journal.log import Batch
 from segsrv.settings import Settings
 from segsrv.sinks.base import Placement
@@ -27,11 +27,20 @@ MARK_BYTES = 4
 T = TypeVar("T")
 
 
+def root_of(url: str, settings: Settings) -> Path:
+    """Return the folder that `file:PATH` names; without a path, `events/` of the data directory."""
+    path = url.removeprefix("file:")
+    if path.startswith("//"):
+        path = "/" + path.lstrip("/")
+    return Path(path) if path else settings.data_dir / "events"
+
+
 class FileSink:
     """Appends batches to files under *root*; a file ends with its UTC day or its size.
 
     A placement is `{"file", "offset", "bytes"}`. Sending cuts the file at the offset first, so that
-    a batch that was half written before a crash is written once.
+    a batch that was half written before a crash is written once. If the journal has lost a part of
+    the batch since it was planned, and the file has it whole, the file is left as it is.
     """
 
     def __init__(self, root: Path, *, worker: int, file_bytes_max: int) -> None:
@@ -42,17 +51,15 @@ class FileSink:
 
     @classmethod
     def from_url(cls, url: str, settings: Settings, *, worker: int) -> FileSink:
-        """Build from `file:PATH`; without a path, `events/` of the data directory."""
-        path = url.removeprefix("file:")
-        if path.startswith("//"):
-            path = "/" + path.lstrip("/")
-        root = Path(path) if path else settings.data_dir / "events"
+        """Build from `file:PATH`, or `file:` for the default folder."""
+        root = root_of(url, settings)
         return cls(root, worker=worker, file_bytes_max=settings.file_bytes_max)
 
     async def check(self) -> None:
-        present = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
-        if not present.is_dir() or not os.access(present, os.W_OK | os.X_OK):
-            raise SinkUnavailable(f"{self.root}: {present} is not a folder that can be written")
+        if blocked := obstacle(self.root):
+            raise SinkUnavailable(
+                f"sink=file:{self.root}: {blocked} is not a folder that can be written"
+            )
 
     async def open(self) -> None:
         await self._run(lambda: make_dir(self.root))
@@ -94,9 +101,15 @@ class FileSink:
             # The operator took the file away after the batch was planned. A file of its own can be
             # written again from its first byte, which what is left of the other one can't.
             path, offset = path.with_name(f"{path.stem}-{batch.start}{path.suffix}"), 0
+        planned_bytes = placement["bytes"]
+        if len(batch.lines) < planned_bytes and _has_lines(path, offset, planned_bytes):
+            return
+        flags = os.O_WRONLY | os.O_APPEND
         if offset == 0:
             make_dir(path.parent)
-        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+            # Else a file that is taken away just now would be made again with a hole for its start.
+            flags |= os.O_CREAT
+        fd = os.open(path, flags, 0o644)
         try:
             os.ftruncate(fd, offset)
             try:
@@ -112,3 +125,15 @@ class FileSink:
         if offset == 0:
             # Also when an earlier try made the file: it may have failed before this.
             sync_dir(path.parent)
+
+
+def _has_lines(path: Path, offset: int, size: int) -> bool:
+    """Say whether whole lines stand in all *size* bytes from *offset* on."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(size)
+    except FileNotFoundError:
+        return False
+    # A power cut may leave zeros where the data of a write was still to come.
+    return len(data) == size and data.endswith(b"\n") and b"\0" not in data

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,22 @@ class TestSources:
         (key,) = load({"config": str(config)}, {}).all_keys()
 
         assert Key(id="web", secret="s", origins=("https://*.example.com",)) == key
+
+    @pytest.mark.parametrize(
+        "origin",
+        ["*", "null", "https://*.example.com", "http://localhost:3000", "http*://[::1]:*", "*://a"],
+    )
+    def test_origins_as_browsers_send_them(self, origin):
+        """A key takes origins with scheme and host, and patterns of them."""
+        assert Key(id="web", secret="s", origins=(origin,)).origins == (origin,)
+
+    @pytest.mark.parametrize(
+        "origin", ["", "example.com", "*.example.com", "https://", "https://a/", "https://a/b", "a"]
+    )
+    def test_origins_that_no_browser_sends(self, origin):
+        """What could never match is refused by name, for it would lock every page out."""
+        with pytest.raises(SettingsError, match=re.escape(f"keys.web: origins={origin}: expected")):
+            Key(id="web", secret="s", origins=(origin,))
 
     def test_secrets_are_not_shown(self):
         """A key's text form does not hold its secret, and a derived id does not either."""
@@ -137,6 +154,9 @@ class TestErrors:
             (["--analytics-js-dir", "nowhere"], "analytics_js_dir=nowhere"),
             (["--tls-cert", "a", "--tls-key", "b"], "tls_cert=a"),
             (["--tls-cert", "a"], "give both"),
+            (["--data-dir", __file__], __file__),
+            (["--body-bytes-max", "9000000", "--reading-bytes-max", "2000000"], "9000000"),
+            (["--write-key", "a:same", "--write-key", "b:same"], "'a' and 'b'"),
         ],
     )
     @pytest.mark.parametrize("command", ["serve", "check"])
@@ -159,6 +179,41 @@ class TestCommands:
             assert part in ended.stdout
         assert "hunter2" not in ended.stdout
         assert list(tmp_path.iterdir()) == []
+
+    def test_check_finds_the_key_of_an_earlier_start(self, tmp_path):
+        """`check` after a start names the key that the next start will use."""
+        state = tmp_path / "data" / "state"
+        state.mkdir(parents=True)
+        assert "made at the first start" in segsrv("check", cwd=tmp_path).stdout
+        (state / "write-key").write_text("secret\n")
+        ended = segsrv("check", cwd=tmp_path)
+
+        assert re.search(r"keys +default\n", ended.stdout)
+        assert "first start" not in ended.stdout
+        assert "secret" not in ended.stdout
+
+    @pytest.mark.parametrize("command", ["serve", "check"])
+    def test_a_key_file_that_holds_none_is_one_line(self, tmp_path, command):
+        """A key file of other bytes than text stops the start and is named."""
+        state = tmp_path / "data" / "state"
+        state.mkdir(parents=True)
+        (state / "write-key").write_bytes(b"\xff\xfe")
+        ended = segsrv(command, "--port", "0", cwd=tmp_path)
+
+        assert ended.returncode != 0
+        assert "data/state/write-key: holds no key" in ended.stderr
+        assert ended.stderr.count("\n") == 1, ended.stderr
+
+    @pytest.mark.parametrize("command", ["serve", "check"])
+    def test_secrets_are_in_no_error(self, tmp_path, command):
+        """A wrong setting is named without the secret that stands in it."""
+        config = tmp_path / "segsrv.toml"
+        config.write_text('write_key = "hunter2"\n')
+        for flags in (["--config", str(config)], ["--sink", "kafka://user:hunter2@host/topic"]):
+            ended = segsrv(command, *flags, cwd=tmp_path)
+            assert ended.returncode != 0
+            assert "hunter2" not in ended.stderr + ended.stdout
+        assert "host/topic" in ended.stderr
 
     def test_check_fails_on_a_sink_that_could_not_be_opened(self, tmp_path):
         """A sink in a place that can't be a folder fails the check."""
@@ -191,6 +246,25 @@ class TestFirstStart:
                     break
             self.has_started = True
             return process, "".join(lines)
+
+    def test_a_start_that_fails_for_its_port_leaves_nothing(self, tmp_path):
+        """The key is made when the port is there, so that the start that makes it can say it."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            ended = segsrv("serve", "--host", "127.0.0.1", "--port", port, cwd=tmp_path)
+        assert port in ended.stderr
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_key_that_nobody_was_told_is_printed(self, tmp_path):
+        """A key made by a start that failed later is printed by the first one that succeeds."""
+        failed = segsrv("serve", "--port", "0", "--geoip-db", "nowhere.mmdb", cwd=tmp_path)
+        assert failed.returncode != 0
+        key = (tmp_path / "data" / "state" / "write-key").read_text().strip()
+        self.has_started = False
+        process, banner = self.start(tmp_path)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert key in banner
 
     def test_a_key_is_made_printed_once_and_kept(self, tmp_path):
         """The first start prints a curl with a new key that works; the second keeps the key."""

@@ -1,7 +1,9 @@
 """The file sink: every event once whatever step a crash hits, and files that are never harmed."""
 
 import asyncio
+import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -128,6 +130,25 @@ class TestFiles:
         assert sorted(stored(tmp_path))[-3:] == expected
         assert len(stored(tmp_path)) == (4 if how == "cut" else 3)
 
+    async def test_a_file_taken_away_in_the_middle_of_a_try(self, tmp_path, sink, monkeypatch):
+        """A file that goes just before it is opened is not made again with a hole in it."""
+        placement = await put(sink, batch(1, 2), {})
+        planned = await sink.plan(batch(3), placement)
+        path = tmp_path / "events" / planned["file"]
+        open_file = os.open
+
+        def take_away_and_open(*arguments: object) -> int:
+            path.unlink()
+            return open_file(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", take_away_and_open)
+            with pytest.raises(SinkUnavailable, match="No such file"):
+                await sink.send(batch(3), planned)
+        await sink.send(batch(3), planned)
+
+        assert stored(tmp_path) == [b'{"n":3}\n']
+
     async def test_two_servers_on_one_folder_do_not_harm_each_other(self, tmp_path, sink):
         """Positions of two journals may be equal; what one wrote the other never cuts off."""
         other = FileSink(tmp_path / "events", worker=0, file_bytes_max=MIB)
@@ -182,6 +203,49 @@ def take_away(path: Path, how: str) -> None:
             path.write_bytes(b"")
         case "cut":
             path.write_bytes(path.read_bytes()[:8])
+
+
+class TestDamagedJournal:
+    """A batch was planned, the server died, and the journal then held only a part of it."""
+
+    @pytest.mark.parametrize("left", [b"", b'{"n":3}\n'], ids=["nothing", "a_part"])
+    @pytest.mark.parametrize("before", [[], [batch(1, 2)]], ids=["new_file", "same_file"])
+    async def test_a_batch_that_the_file_has_whole_stays(self, tmp_path, sink, before, left):
+        """The only good copy is not replaced by what the journal has left of it."""
+        placement: dict = {}
+        for part in before:
+            placement = await put(sink, part, placement)
+        planned = await put(sink, batch(3, 4, 5), placement)
+        expected = stored(tmp_path)
+
+        await sink.send(replace(batch(3, 4, 5), lines=left), planned)
+        assert stored(tmp_path) == expected
+
+        await put(sink, batch(6), planned)
+        assert stored(tmp_path) == [*expected, b'{"n":6}\n']
+
+    async def test_it_stays_in_the_file_that_took_the_place_of_another_too(self, tmp_path, sink):
+        """The same holds where the operator took the planned file away."""
+        planned = await sink.plan(batch(3, 4), await put(sink, batch(1, 2), {}))
+        take_away(tmp_path / "events" / planned["file"], "moved")
+        await sink.send(batch(3, 4), planned)
+
+        await sink.send(replace(batch(3, 4), lines=b'{"n":4}\n'), planned)
+
+        assert stored(tmp_path) == [b'{"n":3}\n', b'{"n":4}\n']
+
+    @pytest.mark.parametrize(
+        "found", [b"", b'{"n":3}\n', b'{"n":3}\n{"n":4}\n{"n"', b'{"n":3}\n' + bytes(15) + b"\n"]
+    )
+    async def test_a_batch_that_the_file_has_in_part_is_written_again(self, tmp_path, sink, found):
+        """What a crash left of the batch, zeros included, gives way to what the journal has."""
+        planned = await sink.plan(batch(3, 4, 5), await put(sink, batch(1), {}))
+        with (tmp_path / "events" / planned["file"]).open("ab") as file:
+            file.write(found)
+
+        await sink.send(replace(batch(3, 4, 5), lines=b'{"n":5}\n'), planned)
+
+        assert stored(tmp_path) == [b'{"n":1}\n', b'{"n":5}\n']
 
 
 class TestCrash:

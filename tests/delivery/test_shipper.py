@@ -109,6 +109,20 @@ class TestOrder:
         assert sink.lines == [*lines[:2], *lines[3:]]
         assert log.damaged_frames == 1
 
+    async def test_a_removed_file_is_stepped_over(self, tmp_path):
+        """When a cleaner took one of the journal's files, what lies behind it is delivered."""
+        log = open_log(tmp_path, segment_bytes_max=1)
+        try:
+            lines = append(log, *range(3))
+            log.segments[1].path.unlink()
+            sink = MemorySink()
+            async with shipping(tmp_path, log, sink) as shipper:
+                await until(lambda: shipper.lag_bytes == 0)
+
+            assert sink.lines == [lines[0], lines[2]]
+        finally:
+            log.close()
+
 
 class TestRestart:
     async def test_the_batch_in_hand_is_sent_again_as_it_was(self, tmp_path, log):
@@ -248,7 +262,9 @@ class TestRetry:
             sink.send_faults.clear()
             await until(lambda: not shipper.is_failing)
 
-    async def test_a_cursor_that_cannot_be_saved_is_retried(self, tmp_path, log, monkeypatch):
+    async def test_a_cursor_that_cannot_be_saved_is_retried(
+        self, tmp_path, log, monkeypatch, caplog
+    ):
         """A full disk below the cursors delays delivery and doubles nothing that succeeded."""
         faults = [OSError(28, "No space left on device")] * 3
         save = cursors.save
@@ -265,6 +281,27 @@ class TestRetry:
             await until(lambda: sink.lines == lines)
 
         assert sink.calls == 1
+        assert "No space left on device" in caplog.text
+        assert not any(record.exc_info for record in caplog.records), "it is no surprise"
+
+    async def test_a_removed_journal_moves_no_cursor(self, tmp_path, log):
+        """Whoever began again in the directory has cursors of his own below it."""
+        sink = MemorySink()
+        sink.send_faults.extend([SinkUnavailable("down")] * 100_000)
+        append(log, 1)
+        async with shipping(tmp_path, log, sink, grace_s=0) as shipper:
+            await until(lambda: sink.calls)
+            shutil.rmtree(tmp_path / "journal")
+            other = open_log(tmp_path)
+            path = tmp_path / "state" / "test.json"
+            cursors.save(path, Cursor(0, 0))
+            sink.send_faults.clear()
+            await until(lambda: sink.sent)
+            retries = shipper.stats.retries
+            await until(lambda: shipper.stats.retries > retries + 2)
+
+            assert cursors.load(path) == Cursor(0, 0)
+            other.close()
 
     async def test_a_failing_release_does_not_end_delivery(self, tmp_path, log):
         """What happens to the journal after a delivery can't stop the next one."""
@@ -316,7 +353,7 @@ class TestRejection:
 
         assert [letter["item"] for letter in letters(tmp_path)] == [{"n": 1}]
 
-    async def test_the_cursor_waits_for_the_dead_letters(self, tmp_path, log):
+    async def test_the_cursor_waits_for_the_dead_letters(self, tmp_path, log, caplog):
         """While dead letters can't be written, the batch stays in the journal."""
         blocker = tmp_path / "dead-letter"
         blocker.write_text("in the way")
@@ -330,6 +367,8 @@ class TestRejection:
             await until(lambda: shipper.lag_bytes == 0)
 
         assert [letter["item"] for letter in letters(tmp_path)] == [{"n": 1}]
+        assert "dead letters can't be written" in caplog.text
+        assert not any(record.exc_info for record in caplog.records), "it is no surprise"
 
 
 class TestStop:

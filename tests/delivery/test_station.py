@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,10 @@ import pytest
 from segsrv.delivery import shipper as shipper_module
 from segsrv.delivery.station import Station
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
+from segsrv.journal import cursor as cursors
 from segsrv.journal.cursor import CursorUnreadable
+from segsrv.journal.group_commit import GroupCommit
+from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
 from tests.waiting import DEADLINE_S, until
 
@@ -233,6 +238,69 @@ class TestStart:
         with pytest.raises(JournalFault, match=r"data directory can't be used: .*data"):
             await Station(make_settings(tmp_path), worker=0).start()
 
+    @pytest.mark.parametrize("obstacle", ["file", "mode"])
+    async def test_cursors_that_could_not_be_saved_stop_the_start(
+        self, tmp_path, monkeypatch, obstacle
+    ):
+        """Without its folder no event could be noted as delivered; the error names the folder."""
+        state = tmp_path / "data" / "state"
+        if obstacle == "file":
+            state.parent.mkdir()
+            state.write_text("in the way")
+        else:
+            state.mkdir(parents=True)
+            # Modes mean nothing where the tests run as root.
+            monkeypatch.setattr(os, "access", lambda path, _mode: path != state)
+
+        with pytest.raises(JournalFault, match=rf"data directory can't be used: .*{state}"):
+            await Station(make_settings(tmp_path), worker=0).start()
+        assert not list(tmp_path.glob("data/journal/*/*.journal"))
+
+    async def test_a_full_disk_is_known_at_once(self, tmp_path):
+        """A station that starts on a full disk says so before anybody sends an event."""
+        async with running(make_settings(tmp_path, disk_free_bytes_min=1 << 50)) as station:
+            with pytest.raises(JournalFull):
+                station.commit.check()
+
+    async def test_a_start_that_fails_late_leaves_nothing_locked(self, tmp_path, monkeypatch):
+        """Whatever step fails, the next start finds the directory free."""
+
+        async def fail(_commit: GroupCommit) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(GroupCommit, "look", fail)
+            with pytest.raises(JournalFault, match="Input/output error"):
+                await Station(make_settings(tmp_path), worker=0).start()
+
+        async with running(make_settings(tmp_path)) as station:
+            await submit(station, 1)
+
+    async def test_a_cancelled_start_leaves_nothing_locked(self, tmp_path, monkeypatch):
+        """A start that is given up while a thread opens a journal ends with it closed."""
+        has_begun, may_end = threading.Event(), threading.Event()
+        recover = SegmentLog._recover
+
+        def recover_late(log: SegmentLog):
+            has_begun.set()
+            assert may_end.wait(DEADLINE_S)
+            return recover(log)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SegmentLog, "_recover", recover_late)
+            station = Station(make_settings(tmp_path), worker=0)
+            starting = asyncio.create_task(station.start())
+            await until(has_begun.is_set)
+            starting.cancel()
+            await asyncio.sleep(0)
+            may_end.set()
+            with pytest.raises(asyncio.CancelledError):
+                await starting
+        await station.stop()
+
+        async with running(make_settings(tmp_path)) as station:
+            await submit(station, 1)
+
 
 class TestStop:
     async def test_memory_durability_loses_nothing_at_an_orderly_end(self, tmp_path):
@@ -240,6 +308,59 @@ class TestStop:
         async with running(make_settings(tmp_path, durability="memory")) as station:
             await submit(station, *range(30))
         assert stored(tmp_path / "data" / "events") == list(range(30))
+
+    async def test_a_cancelled_stop_ends_delivery_before_the_lock(self, tmp_path, monkeypatch):
+        """Given up by an outer application, it leaves no shipper beside the next server's."""
+        has_begun, may_end = threading.Event(), threading.Event()
+        save = cursors.save
+
+        def save_late(path: Path, cursor: cursors.Cursor) -> None:
+            has_begun.set()
+            assert may_end.wait(DEADLINE_S)
+            save(path, cursor)
+
+        monkeypatch.setattr(cursors, "save", save_late)
+        settings = make_settings(tmp_path, shutdown_grace_s=DEAD_SINK_GRACE_S)
+        station = Station(settings, worker=0)
+        await station.start()
+        await submit(station, 1, 2, 3)
+        await until(has_begun.is_set)
+        stopping = asyncio.create_task(station.stop())
+        await until(station.shippers[0]._stopping.is_set)
+        for _impatience in range(2):
+            stopping.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(DataDirInUse):
+            await Station(settings, worker=0).start()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        await station.stop()
+
+        async with running(settings):
+            await until(lambda: stored(tmp_path / "data" / "events") == [1, 2, 3])
+
+    async def test_a_loop_that_ends_ends_delivery_before_the_lock(self, tmp_path):
+        """Also when every task is cancelled, as at the end of `asyncio.run`."""
+        root = tmp_path / "out"
+        root.write_text("in the way")
+        settings = make_settings(tmp_path, sink=(f"file:{root}",), shutdown_grace_s=600)
+        station = Station(settings, worker=0)
+        await station.start()
+        await submit(station, 1)
+        shipper = station.shippers[0]
+        stopping = asyncio.create_task(station.stop())
+        await until(shipper._stopping.is_set)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            async with asyncio.timeout(DEADLINE_S):
+                await stopping
+
+        assert shipper._task.done()
+        other = Station(settings, worker=0)
+        await other._open(0)
+        await other.stop()
 
     async def test_what_a_dead_sink_did_not_take_goes_out_at_the_next_start(self, tmp_path):
         """The end says what is left, and the next start delivers it once."""

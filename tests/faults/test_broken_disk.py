@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -196,6 +197,17 @@ class TestUnusableDirectory:
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert str(tmp_path / "data") in done.stderr
 
+    def test_a_file_in_the_way_of_the_cursors(self, tmp_path):
+        """A server that could note no delivery says so in one line and ends with 3."""
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "state").write_text("in the way")
+
+        done = serve(tmp_path / "data")
+
+        assert done.returncode == 3
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert str(tmp_path / "data" / "state") in done.stderr
+
     def test_a_data_directory_removed_while_running(self, tmp_path):
         """Events are refused, not acknowledged into files that nobody can find."""
         with ServerProcess(tmp_path / "data", *QUICK) as server:
@@ -214,6 +226,32 @@ class TestUnusableDirectory:
             last, answer = post_new(Site(server))
             assert answer.status == 200
             Site(server).stored(last)
+
+    def test_a_data_directory_removed_and_begun_again_by_another(self, tmp_path):
+        """The server that lost it takes no event more and harms none of the one that has it."""
+        out = tmp_path / "out"
+        out.write_text("in the way")
+        flags = (*QUICK, f"--sink=file:{out}", "--shutdown-grace-s=0.1")
+        with ServerProcess(tmp_path / "data", *flags) as first:
+            shutil.rmtree(tmp_path / "data")
+            with ServerProcess(tmp_path / "data", *flags) as second:
+                site = Site(second)
+                answers = [post_new(site) for _number in range(5)]
+                for _probe in range(3):
+                    check_refused(post_new(Site(first))[1], "journal_fault")
+                    wait_until(lambda: site.get("/ready").status == 200)
+                answers.append(post_new(site))
+                assert [answer.status for _id, answer in answers] == [200] * 6
+
+        out.unlink()
+        with ServerProcess(tmp_path / "data", *flags) as server:
+            site = Site(server)
+            wait_until(lambda: site.metric("segsrv_sink_lag_bytes") == 0)
+        lines = [
+            line for path in out.glob("**/*.ndjson") for line in path.read_bytes().splitlines()
+        ]
+        assert {id_of(json.loads(line)) for line in lines} == {event_id for event_id, _ in answers}
+        assert len(lines) == len(answers)
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_two_servers_do_not_share_a_directory(self, tmp_path, workers):

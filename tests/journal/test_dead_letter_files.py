@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from segsrv.errors import JournalFault
-from segsrv.journal.dead_letters import FILES, DeadLetters
+from segsrv.errors import JournalFault, JournalFull
+from segsrv.journal import dead_letters
+from segsrv.journal.dead_letters import FILES, TAIL_BYTES, DeadLetters
 
 
 def contents(directory, prefix):
@@ -59,3 +60,49 @@ class TestFiles:
         letters.append([b"2\n"])
 
         assert contents(tmp_path, "w0") == [b"1\n2\n"]
+
+
+class TestHalfLines:
+    @pytest.mark.parametrize("whole", [b"", b"1\n", b"1\n2\n"])
+    @pytest.mark.parametrize("half", [b'{"n":', b"x" * (2 * TAIL_BYTES + 1), bytes(10)])
+    def test_what_a_crash_left_is_cut_off(self, tmp_path, whole, half):
+        """A line that was never acknowledged does not spoil the one behind it."""
+        (tmp_path / "w0-00000001.ndjson").write_bytes(whole + half)
+
+        letters = DeadLetters(tmp_path, prefix="w0", bytes_max=1 << 30)
+        letters.append([b"3\n"])
+        letters.append([b"4\n"])
+
+        assert contents(tmp_path, "w0") == [whole + b"3\n4\n"]
+
+    def test_what_a_failure_left_is_cut_off(self, tmp_path, monkeypatch):
+        """When a half written line can't be taken back at once, the next write does it."""
+        letters = DeadLetters(tmp_path, prefix="w0", bytes_max=1 << 20)
+        letters.append([b"1\n"])
+
+        def write_half(fd: int, _parts: list[bytes]) -> None:
+            os.write(fd, b"ha")
+            raise OSError(28, "No space left on device")
+
+        def refuse(_fd: int, _size: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(dead_letters, "write_all", write_half)
+            patch.setattr(os, "ftruncate", refuse)
+            with pytest.raises(JournalFault):
+                letters.append([b"2\n"])
+        assert contents(tmp_path, "w0") == [b"1\nha"]
+
+        letters.append([b"3\n"])
+        assert contents(tmp_path, "w0") == [b"1\n3\n"]
+
+    def test_a_full_disk_is_told_from_a_broken_one(self, tmp_path, monkeypatch):
+        """The error of a full disk is `journal_full`, as it is for events."""
+
+        def refuse(_fd: int, _parts: list[bytes]) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(dead_letters, "write_all", refuse)
+        with pytest.raises(JournalFull, match="No space left"):
+            DeadLetters(tmp_path, prefix="w0", bytes_max=1 << 20).append([b"1\n"])

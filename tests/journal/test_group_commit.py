@@ -5,10 +5,12 @@ The log's thread is held at a gate, so that what happens during a commit is deci
 
 import asyncio
 import gc
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +19,7 @@ from segsrv.journal import group_commit
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
-from tests.journal.segment_logs import drain, opened
+from tests.journal.segment_logs import drain, journal_files, opened
 from tests.waiting import DEADLINE_S, until
 
 MIB = 1 << 20
@@ -88,6 +90,33 @@ async def held_commit(commit: GroupCommit, log: GatedLog) -> asyncio.Future[None
     waiter = commit.submit([b"first\n"], [])
     await until(lambda: log.started == before + 1)
     return waiter
+
+
+class Wrapped:
+    """Another object's attributes, but for those that a test replaces."""
+
+    def __init__(self, inner: object, **replaced: object) -> None:
+        self._inner = inner
+        vars(self).update(replaced)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+def small_disk(directory: Path, size: int):
+    """Return an `fstatvfs` for a disk of *size* bytes that holds nothing but *directory*."""
+
+    def fstatvfs(_fd: int) -> SimpleNamespace:
+        used = sum(file.stat().st_size for file in journal_files(directory))
+        return SimpleNamespace(f_frsize=1, f_bavail=max(size - used, 0))
+
+    return fstatvfs
+
+
+async def deliver_at_once(commit: GroupCommit, lines: list[bytes], *, retention_s: float) -> None:
+    for line in lines:
+        await bounded(commit.submit([line], []))
+        await commit.release(commit.log.end, retention_s=retention_s)
 
 
 def stored(directory: Path) -> list[bytes]:
@@ -279,6 +308,134 @@ class TestFailure:
 
             assert log.end == 0
 
+    async def test_one_probe_at_a_time(self, tmp_path, monkeypatch):
+        """A commit that fails while a probe is under way begins no second row of probes."""
+        monkeypatch.setattr(group_commit, "PROBE_INTERVAL_S", 1_000.0)
+        async with running(tmp_path) as (commit, log):
+            log.fault = JournalFault("down")
+            with pytest.raises(JournalFault):
+                await bounded(commit.submit([b"1\n"], []))
+            second = await held_commit(commit, log)
+            may_probe = threading.Event()
+
+            def probe_late() -> None:
+                assert may_probe.wait(DEADLINE_S)
+                raise JournalFault("down")
+
+            monkeypatch.setattr(log, "probe", probe_late)
+            # The time for the probe has come; it waits behind the commit for their thread.
+            commit._probe_timer.cancel()
+            commit._probe()
+            armed: list[float] = []
+            call_later = commit._loop.call_later
+
+            def note(delay_s: float, *call: object) -> asyncio.TimerHandle:
+                armed.append(delay_s)
+                return call_later(delay_s, *call)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(commit, "_loop", Wrapped(commit._loop, call_later=note))
+                log.gate.set()
+                with pytest.raises(JournalFault):
+                    await bounded(second)
+                assert armed == []
+                may_probe.set()
+                await until(lambda: armed)
+
+            assert armed == [1_000.0]
+            log.fault = None
+
+    async def test_dead_letters_come_after_the_question_for_space(self, tmp_path):
+        """A request that a full disk refuses leaves none behind: it is sent again with them."""
+        async with running(tmp_path) as (commit, log):
+            await bounded(commit.submit([b"1\n"], []))
+            log.disk_free_bytes_min = 1 << 60
+            for _request in range(3):
+                with pytest.raises(JournalFull):
+                    await bounded(commit.submit([b"2\n"], [b"bad\n"]))
+            assert not list(tmp_path.glob("dead-letter/*"))
+
+            log.disk_free_bytes_min = 0
+            await bounded(commit.submit([b"2\n"], [b"bad\n"]))
+            assert [file.read_bytes() for file in tmp_path.glob("dead-letter/*")] == [b"bad\n"]
+        assert stored(tmp_path) == [b"1\n", b"2\n"]
+
+
+class TestLook:
+    async def test_a_full_disk_is_known_before_the_first_request(self, tmp_path):
+        """A look tells what the first commit would, and a probe when it is over."""
+        async with running(tmp_path) as (commit, log):
+            log.disk_free_bytes_min = 1 << 60
+            await commit.look()
+            with pytest.raises(JournalFull, match="bytes free, the limit is"):
+                commit.check()
+
+            log.disk_free_bytes_min = 0
+            await until(lambda: commit.fault is None)
+            commit.check()
+
+    async def test_a_full_disk_is_known_between_commits(self, tmp_path):
+        """A disk that others filled right after a commit is found without any other request."""
+        async with running(tmp_path) as (commit, log):
+            log.disk_free_bytes_min = 1
+            await bounded(commit.submit([b"1\n"], []))
+            await commit.look()
+            commit.check()
+
+            log.disk_free_bytes_min = 1 << 60
+            await commit.look()
+            with pytest.raises(JournalFull):
+                commit.check()
+
+            log.disk_free_bytes_min = 0
+            await until(lambda: commit.fault is None)
+            await bounded(commit.submit([b"2\n"], []))
+        assert stored(tmp_path) == [b"1\n", b"2\n"]
+
+    async def test_it_asks_nothing_of_a_closed_journal(self, tmp_path):
+        """Who looks during a shutdown gets the shutdown's answer, not an error."""
+        async with running(tmp_path) as (commit, _log):
+            await commit.close()
+            await commit.look()
+            with pytest.raises(ShuttingDown):
+                commit.check()
+
+
+class TestRetention:
+    async def test_it_gives_way_to_events_on_a_full_disk(self, tmp_path, monkeypatch):
+        """With nothing left but delivered files, a full disk is over at the next probe."""
+        line = b"x" * 299 + b"\n"
+        async with running(tmp_path) as (commit, log):
+            log.segment_bytes_max = 300
+            monkeypatch.setattr(os, "fstatvfs", small_disk(log.directory, 5_000))
+            log.disk_free_bytes_min = 1_000
+            monkeypatch.setattr("segsrv.journal.log.CHECK_INTERVAL_S", 0.0)
+            with pytest.raises(JournalFull):
+                await deliver_at_once(commit, [line] * 50, retention_s=1e6)
+            assert len(journal_files(log.directory)) > 5
+
+            await until(lambda: commit.fault is None)
+            await bounded(commit.submit([line], []))
+
+    async def test_it_gives_no_way_to_what_deleting_cannot_help(self, tmp_path):
+        """A broken disk costs no delivered file, and no undelivered one is ever at stake."""
+        async with running(tmp_path) as (commit, log):
+            log.segment_bytes_max = 1
+            for number in range(5):
+                await bounded(commit.submit([b"%d\n" % number], []))
+            await commit.release(log.segments[2].base, retention_s=1e6)
+            for fault, first in ((JournalFault("down"), 0), (JournalFull("full"), 2)):
+                expected = log.segments[first].base
+                log.fault = fault
+                with pytest.raises(type(fault)):
+                    await bounded(commit.submit([b"x\n"], []))
+                started = log.started
+                await until(lambda started=started: log.started >= started + 2)
+                assert log.first == expected
+                log.fault = None
+                await until(lambda: commit.fault is None)
+        assert stored(tmp_path) == [b"2\n", b"3\n", b"4\n"]
+
 
 class TestBounds:
     async def test_pending_bytes_max(self, tmp_path):
@@ -365,6 +522,20 @@ class TestMemoryDurability:
             await until(lambda: commit.pending_bytes == 0)
             assert commit.fault is None
         assert stored(tmp_path) == [b"first\n", b"second\n", b"third\n"]
+
+    async def test_dead_letters_are_written_once(self, tmp_path):
+        """A group that is kept for another try does not write its dead letters again."""
+        async with running(tmp_path, waits_for_disk=False) as (commit, log):
+            log.fault = JournalFault("down")
+            commit.submit([b"1\n"], [b"bad\n"])
+            for failures in range(1, 4):
+                await until(lambda failures=failures: commit.stats.failures >= failures)
+                commit.submit([b"more\n"], [])
+            log.fault = None
+            await until(lambda: commit.pending_bytes == 0)
+
+        assert [file.read_bytes() for file in tmp_path.glob("dead-letter/*")] == [b"bad\n"]
+        assert stored(tmp_path) == [b"1\n", *[b"more\n"] * 3]
 
     async def test_memory_is_bounded_while_the_disk_fails(self, tmp_path):
         """A disk that stays down leads to refusals, not to unbounded memory."""

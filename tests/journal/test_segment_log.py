@@ -1,5 +1,6 @@
 """The segment log: order, recovery after each kind of damage, release, lock and failed writes."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
+from segsrv.journal import log as log_module
 from segsrv.journal.frame import HEADER_BYTES
 from segsrv.journal.log import Batch, SegmentLog
 from tests.journal.segment_logs import (
@@ -241,6 +243,51 @@ class TestDamageInTheMiddle:
             assert drain(log) == lines(0, 1, 2, 3)
 
 
+class TestRemovedFile:
+    def test_the_reader_goes_on_behind_it(self, tmp_path, caplog):
+        """A file that a cleaner took costs its own events; it is counted and logged once."""
+        size = frame_bytes(0)
+        with opened(tmp_path, segment_bytes_max=2 * size) as log:
+            for number in range(5):
+                log.append(payload(number), 1)
+            removed = journal_files(tmp_path)[1]
+            removed.unlink()
+
+            assert drain(log) == lines(0, 1, 4)
+            assert drain(log, bytes_max=1) == lines(0, 1, 4)
+            assert log.damaged_frames == 1
+            assert set_aside(tmp_path) == [], "there is nothing to keep"
+        assert caplog.text.count(f"a file was removed file={removed.name}") == 1
+
+    def test_a_range_in_it_is_read_as_empty(self, tmp_path):
+        """A batch that was planned before the file went ends where it ended."""
+        size = frame_bytes(0)
+        with opened(tmp_path, segment_bytes_max=4 * size) as log:
+            for number in range(5):
+                log.append(payload(number), 1)
+            journal_files(tmp_path)[0].unlink()
+
+            batch = log.read(size, bytes_max=1, end=3 * size)
+
+        assert batch == Batch(size, 3 * size, 0, b"")
+
+    def test_a_file_that_cannot_be_read_is_named(self, tmp_path, monkeypatch):
+        """A disk's error is raised, for another try, and says which file it is about."""
+
+        def refuse(_fd: int, _size: int, _offset: int) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        with opened(tmp_path) as log:
+            log.append(payload(0), 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "pread", refuse)
+                with pytest.raises(OSError, match=rf"Input/output error.*{'0' * 20}\.journal"):
+                    log.read(0, bytes_max=READ_BYTES)
+
+            assert drain(log) == lines(0)
+            assert log.damaged_frames == 0
+
+
 class TestPositions:
     def test_they_go_on_after_a_restart(self, tmp_path):
         """New frames lie above all old ones, so nothing new passes for delivered."""
@@ -387,6 +434,61 @@ class TestLock:
             assert drain(log) == lines(0)
 
 
+class TestAnotherServersDirectory:
+    def test_a_directory_that_was_made_again_is_left_alone(self, tmp_path):
+        """After it was removed and another log began there, the first one changes nothing in it."""
+        directory = tmp_path / "w0"
+        with opened(directory, segment_bytes_max=1) as first:
+            first.append(payload(0), 1)
+            first.append(payload(1), 1)
+            shutil.rmtree(directory)
+            with opened(directory, segment_bytes_max=1) as second:
+                for number in range(3):
+                    second.append(payload(number), 1)
+
+                for _try in range(3):
+                    with pytest.raises(JournalFault, match=r"its file|its lock"):
+                        first.append(payload(9), 1)
+                first.release(first.end)
+                with pytest.raises(OSError, match="its lock was replaced"):
+                    first.read(0, bytes_max=READ_BYTES)
+
+                assert drain(second) == lines(0, 1, 2)
+        with opened(directory) as log:
+            assert drain(log) == lines(0, 1, 2)
+
+    @pytest.mark.parametrize("segment_bytes_max", [1, 1 << 20], ids=["next_file", "same_file"])
+    def test_a_lock_that_was_removed_ends_its_owner(self, tmp_path, monkeypatch, segment_bytes_max):
+        """When somebody else could take the lock, nothing more is acknowledged."""
+        monkeypatch.setattr(log_module, "CHECK_INTERVAL_S", 0.0)
+        with opened(tmp_path, segment_bytes_max=segment_bytes_max) as first:
+            first.append(payload(0), 1)
+            (tmp_path / "lock").unlink()
+            with pytest.raises(JournalFault, match="No such file or directory"):
+                first.append(payload(1), 1)
+
+            with opened(tmp_path) as second:
+                second.append(payload(2), 1)
+                with pytest.raises(JournalFault, match="its lock was replaced"):
+                    first.append(payload(3), 1)
+                assert drain(second) == lines(0, 2)
+
+    def test_a_file_that_is_not_ours_is_not_emptied(self, tmp_path):
+        """Bytes under the next file's name were never written here, so they are kept."""
+        with opened(tmp_path, segment_bytes_max=1) as log:
+            log.append(payload(0), 1)
+            in_the_way = tmp_path / f"{log.end:020d}.journal"
+            in_the_way.write_bytes(b"events of another")
+
+            with pytest.raises(JournalFault, match="is already there"):
+                log.append(payload(1), 1)
+            assert in_the_way.read_bytes() == b"events of another"
+
+            in_the_way.unlink()
+            log.append(payload(2), 1)
+            assert drain(log) == lines(0, 2)
+
+
 class TestFailedWrite:
     def test_a_partial_write_leaves_no_trace(self, tmp_path):
         """A write that the file size limit cut short is undone; the next one begins a new file."""
@@ -454,6 +556,57 @@ class TestFailedWrite:
             assert drain(log) == lines(2)
             assert len(journal_files(tmp_path)) == 1
 
+    def test_a_file_that_could_not_be_begun_is_begun_again(self, tmp_path, monkeypatch):
+        """What a failure between making a file and using it left behind is in nobody's way."""
+
+        def refuse(_path: Path) -> None:
+            raise OSError(5, "Input/output error")
+
+        with opened(tmp_path, segment_bytes_max=1) as log:
+            log.append(payload(0), 1)
+            for _try in range(2):
+                with monkeypatch.context() as patch:
+                    patch.setattr(log_module, "sync_dir", refuse)
+                    with pytest.raises(JournalFault):
+                        log.append(payload(1), 1)
+            log.append(payload(2), 1)
+
+            assert drain(log) == lines(0, 2)
+
+    def test_a_leftover_that_could_not_be_cut_off_is_overwritten(self, tmp_path, monkeypatch):
+        """When even the cutting off fails, a new file's refused first write is not found again."""
+
+        def refuse(*_arguments: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with opened(tmp_path) as log:
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fdatasync", refuse)
+                patch.setattr(os, "ftruncate", refuse)
+                with pytest.raises(JournalFault):
+                    log.append(payload(1), 1)
+            log.append(payload(2), 1)
+            assert drain(log) == lines(2)
+        with opened(tmp_path) as log:
+            assert drain(log) == lines(2)
+
+    @pytest.mark.parametrize(
+        ("number", "kind"),
+        [(errno.ENOSPC, JournalFull), (errno.EDQUOT, JournalFull), (5, JournalFault)],
+    )
+    def test_a_full_disk_is_told_from_a_broken_one(self, tmp_path, monkeypatch, number, kind):
+        """What deleting something would help against is `journal_full`, all else a fault."""
+
+        def refuse(_fd: int, _parts: list[bytes]) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with opened(tmp_path) as log:
+            monkeypatch.setattr(log_module, "write_all", refuse)
+            with pytest.raises(kind) as caught:
+                log.append(payload(1), 1)
+
+            assert type(caught.value) is kind
+
     def test_memory_that_runs_out_leaves_no_trace(self, tmp_path, monkeypatch):
         """A write that another fault cut short is undone as well."""
         with opened(tmp_path) as log:
@@ -481,6 +634,26 @@ class TestFailedWrite:
                 log.probe()
 
             assert log.end == 0
+
+    def test_space_can_be_asked_for_at_any_time(self, tmp_path, monkeypatch):
+        """Each question is put to the disk, right after a commit and after a failed one too."""
+
+        def refuse(_fd: int) -> None:
+            raise OSError(5, "Input/output error")
+
+        with opened(tmp_path, disk_free_bytes_min=1) as log:
+            log.append(payload(0), 1)
+            log.check_space()
+            with pytest.raises(JournalFull, match="bytes free, the limit is 1"):
+                log.check_space(1 << 60)
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fdatasync", refuse)
+                with pytest.raises(JournalFault):
+                    log.append(payload(1), 1)
+            log.check_space()
+            log.disk_free_bytes_min = 1 << 60
+            with pytest.raises(JournalFull):
+                log.check_space()
 
     def test_a_file_that_was_removed_takes_nothing(self, tmp_path):
         """Events are not acknowledged into a file that nobody will ever find again."""

@@ -108,7 +108,7 @@ def measure_pipeline(options: argparse.Namespace) -> None:
             ]
             ours = [one for one, _ in rounds]
             print(
-                f"| {shape.name} | {output} | {statistics.median(ours):.2f} "
+                f"| {shape.name} | {output.name} | {statistics.median(ours):.2f} "
                 f"({min(ours):.2f} to {max(ours):.2f}) "
                 f"| {statistics.median(other for _, other in rounds):.2f} "
                 f"| {statistics.median(one / other for one, other in rounds):.1f} | {correct} |"

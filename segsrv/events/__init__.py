@@ -1,11 +1,14 @@
 """From body bytes to stored lines: parse, map, enrich, serialise. Pure: no asyncio, no I/O."""
 
 from segsrv.events.finish import Sender
+from segsrv.events.formats import COMPAT, FLAT, FORMATS, Format
 from segsrv.events.payload import Payload, parse
-from segsrv.events.pipeline import EVENT_TYPES, FORMATS, Format, Outcome, Pipeline
+from segsrv.events.pipeline import EVENT_TYPES, Outcome, Pipeline
 
 __all__ = [
+    "COMPAT",
     "EVENT_TYPES",
+    "FLAT",
     "FORMATS",
     "Format",
     "Outcome",

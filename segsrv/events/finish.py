@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from segsrv.events.clock import correct_timestamp, text_of
+from segsrv.events.formats import Format
 from segsrv.events.privacy import Policy, is_strict, shorten_addresses
 from segsrv.events.shapes import Event, json_text
 
@@ -58,7 +59,7 @@ def finish(
     event: Event,
     sender: Sender,
     *,
-    is_compat: bool,
+    output: Format,
     moment: Moment,
     parse_user_agent: Lookup,
     locate: Lookup,
@@ -72,8 +73,8 @@ def finish(
         NestedTooDeeply: The id or the address is an object of too many levels.
 
     """
-    _place_timezone(event, moment.minute, is_compat=is_compat)
-    _place_screen(event, is_compat=is_compat)
+    _place_timezone(event, output, moment.minute)
+    _place_screen(event, output)
     tracker = event.get("eventn_ctx")
     if tracker.__class__ is not dict:
         tracker = None
@@ -108,13 +109,13 @@ def finish(
     return _apply_privacy(event, user, source, sender, locate)
 
 
-def _place_timezone(event: Event, minute: datetime, *, is_compat: bool) -> None:
+def _place_timezone(event: Event, output: Format, minute: datetime) -> None:
     zone = event.pop("timezone", None)
     if zone.__class__ is not str or len(zone) > ZONE_CHARS_MAX:
         return
     minutes = _offset_minutes(zone, minute)
     if minutes is not None:
-        _target(event, is_compat=is_compat)["local_tz_offset"] = minutes
+        _target(event, output)["local_tz_offset"] = minutes
 
 
 @lru_cache(maxsize=ZONES_MAX)
@@ -132,14 +133,14 @@ def _offset_minutes(zone: str, minute: datetime) -> float | None:
     return int(minutes) if minutes.is_integer() else minutes
 
 
-def _place_screen(event: Event, *, is_compat: bool) -> None:
+def _place_screen(event: Event, output: Format) -> None:
     screen = event.get("screen")
     if screen.__class__ is not dict:
         return
     width, height = _size(screen.get("width")), _size(screen.get("height"))
     if width is not None and height is not None:
         del event["screen"]
-        _target(event, is_compat=is_compat)["screen_resolution"] = f"{width}x{height}"
+        _target(event, output)["screen_resolution"] = f"{width}x{height}"
 
 
 def _size(value: Any) -> Any:
@@ -149,9 +150,9 @@ def _size(value: Any) -> Any:
     return value if value.__class__ in (int, float, str) else None
 
 
-def _target(event: Event, *, is_compat: bool) -> Event:
+def _target(event: Event, output: Format) -> Event:
     """Return where this format keeps the tracker's fields, making the object if it must."""
-    if not is_compat:
+    if not output.nests_tracker_fields:
         return event
     tracker = event.setdefault("eventn_ctx", {})
     return tracker if tracker.__class__ is dict else event

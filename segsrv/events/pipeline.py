@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from segsrv.errors import BadRequest
-from segsrv.events.compat import map_compat
 from segsrv.events.finish import Lookup, Moment, Sender, finish
-from segsrv.events.flat import map_flat
+from segsrv.events.formats import Format
 from segsrv.events.payload import Payload
 from segsrv.events.shapes import Event, NestedTooDeeply, as_object
 
-Format = Literal["flat", "compat"]
-FORMATS: tuple[Format, ...] = ("flat", "compat")
 EVENT_TYPES = frozenset(("track", "identify", "page", "screen", "group", "alias"))
-
-_MAPPERS: dict[Format, Callable[[Event], Event]] = {"flat": map_flat, "compat": map_compat}
 
 
 @dataclass(slots=True)
@@ -66,7 +60,7 @@ class Pipeline:
         timestamp = moment.timestamp
         outcome = Outcome()
         lines, types = outcome.lines, outcome.types
-        map_event, is_compat = _MAPPERS[output], output == "compat"
+        map_event = output.map_event
         parse_user_agent, locate = self.parse_user_agent, self.locate
         for item in payload.items:
             if item.__class__ is not dict:
@@ -80,7 +74,7 @@ class Pipeline:
                 delete_cookie = finish(
                     event,
                     sender,
-                    is_compat=is_compat,
+                    output=output,
                     moment=moment,
                     parse_user_agent=parse_user_agent,
                     locate=locate,

@@ -51,7 +51,7 @@ def document(settings: Settings) -> Object:
 
     paths: Object = {}
     for path, target in ingest_paths().items():
-        paths[path] = {"post": _ingest(path, target.output, target.event_type)}
+        paths[path] = {"post": _ingest(path, target.output.name, target.event_type)}
     for path in telemetry_paths():
         paths[path] = {"post": _telemetry(path)}
     for pattern in settings_paths():

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segsrv.events import Format
+from segsrv.events import COMPAT, FLAT, Format
 
 FLAT_PREFIX = "/api/v1/segment"
 COMPAT_PREFIX = "/api/v1/segment/compat"
 PREFIXES: tuple[tuple[str, Format], ...] = (
-    (FLAT_PREFIX, "flat"),
-    (COMPAT_PREFIX, "compat"),
+    (FLAT_PREFIX, FLAT),
+    (COMPAT_PREFIX, COMPAT),
     # `@segment/analytics-node` drops the path of its host, so the root takes events too.
-    ("", "flat"),
+    ("", FLAT),
 )
 CALLS = {
     "t": "track",
@@ -53,8 +53,8 @@ def ingest_paths() -> dict[str, Target]:
     # @jitsu/js: in a browser /api/s/<type>, on a server /api/s/s2s/<type>.
     for name in (*CALLS.values(), "batch"):
         event_type = None if name == "batch" else name
-        paths[f"/api/s/{name}"] = Target("flat", event_type, is_client=True)
-        paths[f"/api/s/s2s/{name}"] = Target("flat", event_type)
+        paths[f"/api/s/{name}"] = Target(FLAT, event_type, is_client=True)
+        paths[f"/api/s/s2s/{name}"] = Target(FLAT, event_type)
     return paths
 
 

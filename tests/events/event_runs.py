@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
-from segsrv.events import Outcome, Pipeline, Sender, parse
+from segsrv.events import FORMATS, Outcome, Pipeline, Sender, parse
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 TIMESTAMP = "2026-11-23T09:00:00.000000Z"
 UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+BY_NAME = {output.name: output for output in FORMATS}
 SHARED_BYTES_MAX = 10_000_000
 STAMPS = {"src": "segment_api", "api_key": "key", "_timestamp": TIMESTAMP}
 
@@ -39,7 +40,8 @@ def run_body(
     payload = parse(
         body, batch_events_max=batch_events_max, batch_shared_bytes_max=SHARED_BYTES_MAX
     )
-    return pipeline.run(payload, Sender(**{"api_key": "key"} | sender), output, now=now)
+    sent_by = Sender(**{"api_key": "key"} | sender)
+    return pipeline.run(payload, sent_by, BY_NAME[output], now=now)
 
 
 def store_batch(body: Any, output="flat", **options) -> list[dict[str, Any]]:

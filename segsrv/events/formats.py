@@ -1,0 +1,28 @@
+"""The output formats: what an event is mapped to, and where that keeps the tracker's own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from segsrv.events.compat import map_compat
+from segsrv.events.flat import map_flat
+from segsrv.events.shapes import Event
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Format:
+    """One way of storing events; `name` is what metrics and documents call it.
+
+    `map_event` consumes the event that it is given. `nests_tracker_fields` says whether fields that
+    are not the client's own, such as the time zone's offset, go into `eventn_ctx` or to the root.
+    """
+
+    name: str
+    map_event: Callable[[Event], Event]
+    nests_tracker_fields: bool
+
+
+FLAT = Format(name="flat", map_event=map_flat, nests_tracker_fields=False)
+COMPAT = Format(name="compat", map_event=map_compat, nests_tracker_fields=True)
+FORMATS = (FLAT, COMPAT)

@@ -71,7 +71,7 @@ def _fields(record: dict[str, Any]) -> dict[str, Any]:
     country, position = _part(record, "country"), _part(record, "location")
     code = country.get("iso_code")
     fields = {
-        "continent": _part(record, "continent").get("code"),
+        "continent": _name(_part(record, "continent")),
         "country": code,
         "country_name": _name(country),
         "city": _name(_part(record, "city")),

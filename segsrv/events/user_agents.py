@@ -42,7 +42,7 @@ class UserAgents:
         agent, system, device = result.user_agent, result.os, result.device
         if agent is not None:
             fields["ua_family"] = agent.family
-            fields["ua_version"] = _dotted(agent.major, agent.minor, agent.patch, agent.patch_minor)
+            fields["ua_version"] = _dotted(agent.major, agent.minor, agent.patch)
         if system is not None:
             fields["os_family"] = system.family
             fields["os_version"] = _dotted(

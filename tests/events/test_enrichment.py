@@ -17,6 +17,10 @@ IPHONE = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 16_5 like Mac OS X) AppleWebKit/605.1.15"
     " (KHTML, like Gecko) Version/16.5 Mobile/15E148 Safari/604.1"
 )
+MAC_CHROME = (
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko)"
+    " Chrome/<V> Safari/537.36"
+)
 IPHONE_FIELDS = {
     "ua_family": "Mobile Safari",
     "ua_version": "16.5",
@@ -44,6 +48,23 @@ class TestParsedUserAgent:
         assert user_agents.parse("curl/7.68.0") == CURL
         assert user_agents.parse("Debian APT-HTTP/1.3")["os_family"] == "Debian"
         assert "os_version" not in user_agents.parse("Debian APT-HTTP/1.3")
+
+    @pytest.mark.parametrize(
+        ("text", "version"),
+        [
+            (MAC_CHROME.replace("<V>", "91.0.4472.164"), "91.0.4472"),
+            (MAC_CHROME.replace("<V>", "91.0.4472"), "91.0.4472"),
+            (MAC_CHROME.replace("<V>", "91.0"), "91.0"),
+        ],
+    )
+    def test_three_parts_of_the_agents_version(self, user_agents, text, version):
+        """Of the user agent's version at most three parts are stored."""
+        assert user_agents.parse(text)["ua_version"] == version
+
+    def test_all_parts_of_the_systems_version(self, user_agents):
+        """Of the system's version all four parts are stored."""
+        text = "BlackBerry8520/5.0.0.681 Profile/MIDP-2.1 Configuration/CLDC-1.1 VendorID/600"
+        assert user_agents.parse(text)["os_version"] == "5.0.0.681"
 
     def test_other_is_left_out(self, user_agents):
         """The family `Other` is left out, and no other field of that value."""
@@ -238,10 +259,11 @@ CITY = {
     "4.4.4.0/24": {"subdivisions": {"iso_code": "ENG"}, "country": {"iso_code": "GB"}},
     "5.5.5.0/24": {"country": "odd", "subdivisions": [], "location": {}, "city": {"names": []}},
     "6.6.6.0/24": {"country": {"iso_code": "US"}, "subdivisions": ["odd"], "continent": {}},
+    "8.8.4.0/24": {"continent": {"code": "NA"}, "country": {"iso_code": "US"}},
     "7.7.7.0/24": {"country": {"iso_code": "RU"}, "subdivisions": [{"names": {"en": "Odd"}}]},
 }
 LONDON = {
-    "continent": "EU",
+    "continent": "Europe",
     "country": "GB",
     "country_name": "United Kingdom",
     "city": "London",
@@ -331,6 +353,7 @@ class TestLocation:
         assert geo.locate("5.5.5.5") is None
         assert geo.locate("6.6.6.6") == {"country": "US"}
         assert geo.locate("7.7.7.7") == {"country": "RU"}
+        assert geo.locate("8.8.4.4") == {"country": "US"}
 
     @pytest.mark.parametrize(
         "source",

@@ -59,7 +59,7 @@ TRACKER = {
 }
 PARSED_UA = {
     "ua_family": "Chrome",
-    "ua_version": "91.0.4472.164",
+    "ua_version": "91.0.4472",
     "os_family": "Mac OS X",
     "os_version": "10.15.7",
     "device_family": "Mac",

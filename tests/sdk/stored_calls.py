@@ -26,7 +26,7 @@ STORED: dict[str, Event] = {
             "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) "
             "Chrome/126.0.0.0 Safari/537.36"
         ),
-        "parsed_ua": {"ua_family": "Chrome", "ua_version": "126.0.0.0", "os_family": "Linux"},
+        "parsed_ua": {"ua_family": "Chrome", "ua_version": "126.0.0", "os_family": "Linux"},
         "utm": {
             "name": "spring",
             "campaign": "spring",

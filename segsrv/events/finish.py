@@ -59,6 +59,7 @@ def finish(
     event: Event,
     sender: Sender,
     *,
+    event_id: Any,
     output: Format,
     moment: Moment,
     parse_user_agent: Lookup,
@@ -66,11 +67,13 @@ def finish(
 ) -> bool:
     """Complete a mapped *event* in place; return whether its cookie is to be deleted.
 
+    *event_id* is the event's own `messageId`, None if it has none: after the mapping, a property of
+    that name could not be told from it.
     The order matters: the zone and the screen may make the `eventn_ctx` that the event id then goes
     into, and the address is shortened only after the hash and the look-up.
 
     Raises:
-        NestedTooDeeply: The id or the address is an object of too many levels.
+        NestedTooDeeply: The id is an object of too many levels.
 
     """
     _place_timezone(event, output, moment.minute)
@@ -78,7 +81,7 @@ def finish(
     tracker = event.get("eventn_ctx")
     if tracker.__class__ is not dict:
         tracker = None
-    _place_event_id(event, tracker)
+    _place_event_id(event, tracker, event_id)
 
     source = event.get("source_ip")
     if not source or (sender.is_client and source not in UNSPECIFIED):
@@ -158,8 +161,7 @@ def _target(event: Event, output: Format) -> Event:
     return tracker if tracker.__class__ is dict else event
 
 
-def _place_event_id(event: Event, tracker: Event | None) -> None:
-    event_id = event.pop("messageId", None)
+def _place_event_id(event: Event, tracker: Event | None, event_id: Any) -> None:
     if event_id is None or event_id == "":
         event_id = _carried_event_id(event, tracker)
     if event_id.__class__ is not str:

@@ -67,6 +67,7 @@ class Pipeline:
                 self._refuse(outcome, payload, sender, timestamp, item, "not_an_object")
                 continue
             kind = _prepare(item, payload, sender)
+            event_id = item.pop("messageId", None)
             event = map_event(item)
             # Never stored, wherever in the event it came from.
             event.pop("writeKey", None)
@@ -74,6 +75,7 @@ class Pipeline:
                 delete_cookie = finish(
                     event,
                     sender,
+                    event_id=event_id,
                     output=output,
                     moment=moment,
                     parse_user_agent=parse_user_agent,

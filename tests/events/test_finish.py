@@ -195,9 +195,23 @@ class TestEventId:
 
     @both_formats
     def test_a_property_is_a_carried_id(self, output):
-        """What flattening brings to the root counts: a context's `messageId`, a property's id."""
-        assert store({"context": {"messageId": "c"}}, output)["eventn_ctx_event_id"] == "c"
+        """What flattening brings to the root counts: a property's `event_id` is a carried one."""
         assert store({"properties": {"event_id": "p"}}, output)["eventn_ctx_event_id"] == "p"
+
+    @both_formats
+    @pytest.mark.parametrize("value", ["p", None, "", 5, {"k": 1}], ids=repr)
+    @pytest.mark.parametrize("holder", ["properties", "context"])
+    def test_a_property_called_message_id(self, output, holder, value):
+        """A property `messageId` stays one, and neither replaces the event's id nor loses it."""
+        stored = store({"messageId": "own", holder: {"messageId": value}}, output)
+        assert (stored["eventn_ctx_event_id"], stored["messageId"]) == ("own", value)
+
+        stored = store({holder: {"messageId": value}}, output)
+        assert re.fullmatch(UUID4, stored["eventn_ctx_event_id"])
+        assert stored["messageId"] == value
+
+        stored = store({"event_id": "c", holder: {"messageId": value}}, output)
+        assert (stored["eventn_ctx_event_id"], stored["messageId"]) == ("c", value)
 
 
 @both_formats

@@ -18,13 +18,14 @@ STAMP_CHARS_MAX = 64
 def correct_timestamp(event: Event, received_at: datetime) -> None:
     """Replace `timestamp`, keeping what was sent as `originalTimestamp`; never fails.
 
-    Without a `sentAt` that can be read there is nothing to correct by. An event without a time gets
-    the server's.
+    RudderStack's SDKs send `originalTimestamp` alone, which then is the event's time. Without a
+    `sentAt` that can be read there is nothing to correct by, and `timestamp` is what was sent. An
+    event without a time gets the server's.
     """
     original = event.get("timestamp")
     if original is None:
-        event["timestamp"] = text_of(received_at)
-        return
+        original = event.get("originalTimestamp")
+        event["timestamp"] = text_of(received_at) if original is None else original
     happened_at, sent_at = parse_stamp(original), parse_stamp(event.get("sentAt"))
     if happened_at is None or sent_at is None:
         return

@@ -29,7 +29,8 @@ class Sender:
     """What the request says of who sent its events; the same for all events of a batch.
 
     `api_key` is stored as it is, None not at all. `address` is the client's, empty when unknown;
-    `user_agent` is the request's header. `event_type` is for events without one, where the path
+    `user_agent` is the request's header, its bytes that are no UTF-8 as surrogate escapes.
+    `event_type` is for events without one, where the path
     names it. `is_client` says that the events come from the user's own device, and so take its
     address.
     """
@@ -84,15 +85,18 @@ def finish(
     _place_event_id(event, tracker, event_id)
 
     source = event.get("source_ip")
-    if not source or (sender.is_client and source not in UNSPECIFIED):
+    if source is None or source == "" or (sender.is_client and source not in UNSPECIFIED):
         source = sender.address
         if source:
             event["source_ip"] = source
-    if source.__class__ is not str:
-        source = json_text(source)
+    elif source.__class__ is not str:
+        # Stored as it came, but nothing can be found by it.
+        source = sender.address
     event["src"] = "segment_api"
     if sender.api_key is not None:
         event["api_key"] = sender.api_key
+    else:
+        event.pop("api_key", None)
     if sender.correct_timestamps:
         correct_timestamp(event, moment.now)
     if event.get("_timestamp") is None:
@@ -102,11 +106,11 @@ def finish(
     if user.__class__ is not dict:
         user = event.get("user")
     if user.__class__ is dict:
-        identity = source + sender.user_agent
-        hashed = md5(identity.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
-        user["hashed_anonymous_id"] = hashed
+        # The escapes stand for bytes of the header that are no UTF-8: they are hashed as sent.
+        identity = (source + sender.user_agent).encode("utf-8", "surrogateescape")
+        user["hashed_anonymous_id"] = md5(identity, usedforsecurity=False).hexdigest()
 
-    _enrich(event if tracker is None else tracker, source, parse_user_agent, locate)
+    _enrich(event, event if tracker is None else tracker, source, parse_user_agent, locate)
     if sender.cookie_policy == "keep" and sender.ip_policy == "keep":
         return False
     return _apply_privacy(event, user, source, sender, locate)
@@ -187,9 +191,11 @@ def _carried_event_id(event: Event, tracker: Event | None) -> Any:
     return str(uuid.uuid4())
 
 
-def _enrich(holder: Event, source: str, parse_user_agent: Lookup, locate: Lookup) -> None:
-    """Add `parsed_ua` and `location`, unless the event says them itself."""
-    user_agent = holder.get("user_agent")
+def _enrich(
+    event: Event, holder: Event, source: str, parse_user_agent: Lookup, locate: Lookup
+) -> None:
+    """Add `parsed_ua` and `location` to *holder*, unless the event says them itself there."""
+    user_agent = holder.get("user_agent") or event.get("user_agent")
     if user_agent and user_agent.__class__ is str and not holder.get("parsed_ua"):
         parsed = parse_user_agent(user_agent)
         if parsed:
@@ -204,7 +210,9 @@ def _apply_privacy(event: Event, user: Any, source: str, sender: Sender, locate:
     located = locate(source) if source else None
     country = located.get("country") if located else None
     if is_strict(sender.ip_policy, country):
-        shortened = shorten_addresses(source)
+        stored = event.get("source_ip")
+        # It can't be told what anything but a text would give away.
+        shortened = shorten_addresses(stored) if stored.__class__ is str else ""
         if shortened:
             event["source_ip"] = shortened
         else:

@@ -98,18 +98,25 @@ def map_context(event: Event, target: Event, context: Event, unmapped: Event) ->
 
 
 def _parsed_user_agent(operating_system: Any, device: Any) -> Event:
-    """Return the `parsed_ua` fields that `context.os` and `context.device` give by themselves."""
+    """Return the `parsed_ua` fields that `context.os` and `context.device` give by themselves.
+
+    Empty texts give none: RudderStack's browser SDK sends `{"name": "", "version": ""}`.
+    """
     parsed: Event = {}
     if operating_system.__class__ is dict:
-        if "name" in operating_system:
-            parsed["os_family"] = operating_system["name"]
-        if "version" in operating_system:
-            parsed["os_version"] = operating_system["version"]
+        _move(operating_system, _OS_FIELDS, parsed)
     if device.__class__ is dict:
-        for source, target in _DEVICE_FIELDS:
-            if source in device:
-                parsed[target] = device[source]
+        _move(device, _DEVICE_FIELDS, parsed)
     return parsed
+
+
+def _move(said: Event, names: tuple[tuple[str, str], ...], parsed: Event) -> None:
+    for source, target in names:
+        if source in said and said[source] != "":
+            parsed[target] = said[source]
+
+
+_OS_FIELDS = (("name", "os_family"), ("version", "os_version"))
 
 
 _DEVICE_FIELDS = (

@@ -95,7 +95,9 @@ def run_table(rules: tuple[Rule, ...], event: dict[str, Any]) -> dict[str, Any]:
     found = []
     for rule in rules:
         value = _read(event, rule.source) if rule.destinations else ABSENT
-        if value is ABSENT:
+        # Empty texts of os and device don't count as given, which is a stated difference too.
+        is_nothing = value == "" and any("/parsed_ua/" in path for path in rule.destinations)
+        if value is ABSENT or is_nothing:
             continue
         found.append(rule.source)
         for path in rule.destinations:

@@ -60,6 +60,33 @@ class TestCorrection:
         """Stamps that can't be read, or give no date, leave the event as it is."""
         assert body_of(store(event, output, correct_timestamps=True)) == event
 
+    def test_original_timestamp_alone(self, output):
+        """What RudderStack's SDKs send as `originalTimestamp` is the time, where there is none."""
+        event = {"originalTimestamp": "2020-01-01T00:00:00Z", "sentAt": "2020-01-01T00:00:01.5Z"}
+        for nothing in ({}, {"timestamp": None}):
+            stored = body_of(store(event | nothing, output, correct_timestamps=True))
+            assert stored == event | {"timestamp": "2026-11-23T08:59:58.500000Z"}
+
+    @pytest.mark.parametrize("sent_at", [{}, {"sentAt": "soon"}], ids=repr)
+    def test_original_timestamp_without_a_sending(self, output, sent_at):
+        """Without anything to correct it by, it is stored as the time as it is."""
+        event = {"originalTimestamp": "2020-01-01T00:00:00Z"} | sent_at
+        stored = body_of(store(event, output, correct_timestamps=True))
+        assert stored == event | {"timestamp": "2020-01-01T00:00:00Z"}
+
+    def test_both_stamps(self, output):
+        """Where an event has both, `timestamp` is its time, and what is kept of it."""
+        event = {
+            "timestamp": "2020-01-01T00:00:00Z",
+            "originalTimestamp": "1999-01-01T00:00:00Z",
+            "sentAt": "2020-01-01T00:00:00Z",
+        }
+        stored = body_of(store(event, output, correct_timestamps=True))
+        assert stored == event | {
+            "timestamp": TIMESTAMP,
+            "originalTimestamp": "2020-01-01T00:00:00Z",
+        }
+
 
 @given(moments, st.timedeltas(min_value=timedelta(), max_value=timedelta(days=3)))
 @settings(deadline=None, max_examples=100)

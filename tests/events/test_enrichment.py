@@ -208,13 +208,49 @@ class TestWhenUserAgentsAreParsed:
 
     @pytest.mark.parametrize(
         "context",
-        [{"os": {}, "device": {}}, {"os": {"build": 1}}, {"os": "iOS"}, {"device": None}],
+        [
+            {"os": {}, "device": {}},
+            {"os": {"build": 1}},
+            {"os": "iOS"},
+            {"device": None},
+            {"os": {"name": "", "version": ""}, "device": {"id": "", "type": ""}},
+        ],
         ids=repr,
     )
     def test_parsed_where_they_gave_nothing(self, output, user_agents, context):
         """A `device` and an `os` that gave no field do not count."""
         event = {"context": context | {"userAgent": "curl/7.68.0"}}
         assert self.parsed_ua(event, output, user_agents) == CURL
+
+    def test_empty_texts_beside_others(self, output, user_agents):
+        """Of an os and a device with empty texts only what they say is stored."""
+        event = {
+            "context": {
+                "os": {"name": "", "version": "16"},
+                "device": {"id": "", "model": "Pixel 9"},
+                "userAgent": "curl/7.68.0",
+            }
+        }
+        said = {"os_version": "16", "device_model": "Pixel 9"}
+        assert self.parsed_ua(event, output, user_agents) == said
+
+    @pytest.mark.parametrize("lacking", [{}, {"user_agent": None}, {"user_agent": ""}], ids=repr)
+    def test_read_from_the_root(self, output, user_agents, lacking):
+        """A user agent that `eventn_ctx` lacks is read from the root; the result goes into it."""
+        event = {"properties": {"user_agent": "curl/7.68.0", "eventn_ctx": lacking | {"k": 1}}}
+        stored = body_of(store(event, output, parse_user_agent=user_agents.parse))
+        assert stored == {
+            "user_agent": "curl/7.68.0",
+            "eventn_ctx": lacking | {"k": 1, "parsed_ua": CURL},
+        }
+
+    def test_property_beside_the_trackers_fields(self, output, user_agents):
+        """A property `user_agent` is parsed where the context has none, and only there."""
+        event = {"userId": "u", "properties": {"user_agent": "curl/7.68.0"}}
+        assert self.parsed_ua(event, output, user_agents) == CURL
+        event["context"] = {"userAgent": IPHONE}
+        expected = CURL if output == "flat" else IPHONE_FIELDS
+        assert self.parsed_ua(event, output, user_agents) == expected
 
     @pytest.mark.parametrize("value", ["", None, 5, ["curl/7.68.0"], {"a": 1}, "zzz"], ids=repr)
     def test_nothing_to_parse(self, output, user_agents, value):
@@ -491,9 +527,12 @@ class TestWhenAddressesAreLookedUp:
 
     @pytest.mark.parametrize("address", [5, ["83.220.56.2"], {"ip": "83.220.56.2"}], ids=repr)
     def test_address_that_is_no_text(self, output, geo, address):
-        """An address that is no text is stored as it is and is no error."""
+        """An address that is no text is stored as it is; the client's is looked up."""
         stored = body_of(store({"context": {"ip": address}}, output, locate=geo.locate))
         assert stored == {"source_ip": address}
+        event = {"source_ip": address}
+        stored = store(event, output, locate=geo.locate, address="83.220.56.2")
+        assert body_of(stored) == {"source_ip": address, "location": MOSCOW}
 
     def test_place(self, output, geo):
         """The location goes into `eventn_ctx` where the mapped event holds that object."""

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from hashlib import md5
 
 import pytest
 
@@ -225,6 +226,12 @@ class TestStamps:
             assert store(event, output, address="9.9.9.9")["source_ip"] == "1.1.1.1"
         assert "source_ip" not in store({}, output, address="")
 
+    @pytest.mark.parametrize("address", [5, 0, False, ["1.1.1.1"], [], {"v4": "1.1.1.1"}], ids=repr)
+    def test_address_that_is_no_text(self, output, address):
+        """An address that is no text is stored as it came, and the client's doesn't replace it."""
+        stored = store({"context": {"ip": address}}, output, address="9.9.9.9")
+        assert repr(stored["source_ip"]) == repr(address)
+
     def test_source_and_key(self, output):
         """`src` and `api_key` replace what the event says; the key in its body is not stored."""
         event = {
@@ -239,8 +246,9 @@ class TestStamps:
         assert "writeKey" not in stored
 
     def test_without_a_key(self, output):
-        """Where no key was accepted, none is stored."""
+        """Where no key is to be stored, none is, not even one that the event holds."""
         assert "api_key" not in store({}, output, api_key=None)
+        assert "api_key" not in store({"api_key": "secret"}, output, api_key=None)
 
     def test_events_of_the_users_own_device(self, output):
         """An event from the user's device takes the client's address, whatever it says itself."""
@@ -325,16 +333,20 @@ class TestHash:
 
     @both_formats
     def test_address_that_is_no_text(self, output):
-        """An address that is no text is stored as it is, and its text is hashed."""
-        stored = store({"user": {}, "source_ip": 5}, output, user_agent="x")
-        assert stored["source_ip"] == 5
-        assert stored["user"] == {"hashed_anonymous_id": "97e2f596ffc9211fecfee155ad18d643"}
+        """Where the event's address is no text, the client's is hashed."""
+        stored = store({"user": {}, "source_ip": ["9.9.9.9"]}, output, **REQUEST)
+        assert stored["user"] == {"hashed_anonymous_id": CHECK}
 
     @both_formats
-    def test_header_outside_of_utf_8(self, output):
-        """A header with bytes that are no UTF-8 is hashed all the same."""
-        stored = store({"user": {}}, output, user_agent="caf\udce9")
-        assert re.fullmatch("[0-9a-f]{32}", stored["user"]["hashed_anonymous_id"])
+    @pytest.mark.parametrize(
+        ("header", "sent"),
+        [("caf\udce9", b"caf\xe9"), ("café", b"caf\xc3\xa9"), ("\udcc3é", b"\xc3\xc3\xa9")],
+    )
+    def test_header_outside_of_ascii(self, output, header, sent):
+        """Bytes of the header that are not ASCII are hashed as they were sent."""
+        stored = store({"user": {}}, output, address="1.1.1.1", user_agent=header)
+        hashed = md5(b"1.1.1.1" + sent, usedforsecurity=False).hexdigest()
+        assert stored["user"] == {"hashed_anonymous_id": hashed}
 
     @both_formats
     def test_into_the_trackers_user(self, output):

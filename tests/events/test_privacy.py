@@ -69,6 +69,8 @@ class TestStrict:
         """What is no address is not stored, for it can't be told what it would give away."""
         stored, _ = store_from(address, output, ip_policy="strict")
         assert "source_ip" not in stored
+        event = {"context": {"ip": address}}
+        assert "source_ip" not in store(event, output, ip_policy="strict", address="81.2.69.142")
 
     def test_clients_address(self, output):
         """The client's address is shortened as the event's own is; without any there is none."""
@@ -155,6 +157,15 @@ class TestComply:
         assert (user_of(stored)["anonymous_id"], delete_cookie) == ("a", False)
         stored, delete_cookie = store_from("5.9.0.77", output, cookie_policy="comply")
         assert (stored["source_ip"], delete_cookie) == ("5.9.0.77", True)
+
+    def test_address_that_is_no_text(self, output):
+        """Where the event's address is no text, the country is that of the client's address."""
+        event = {"context": {"ip": 5}, "userId": "u"}
+        for address, is_expected in (("8.8.8.8", False), ("5.9.0.77", True)):
+            outcome = run_body(
+                event, output, locate=locate, cookie_policy="comply", address=address
+            )
+            assert outcome.delete_cookie is is_expected
 
     def test_without_an_address(self, output):
         """Without an address the country is unknown, and so it is strict."""

@@ -1,7 +1,7 @@
 """From body bytes to stored lines: parse, map, enrich, serialise. Pure: no asyncio, no I/O."""
 
 from segsrv.events.finish import Sender
-from segsrv.events.formats import COMPAT, FLAT, FORMATS, Format
+from segsrv.events.formats import COMPAT, FLAT, FORMATS, TRACKER, Format
 from segsrv.events.payload import Payload, parse
 from segsrv.events.pipeline import EVENT_TYPES, Outcome, Pipeline
 
@@ -10,6 +10,7 @@ __all__ = [
     "EVENT_TYPES",
     "FLAT",
     "FORMATS",
+    "TRACKER",
     "Format",
     "Outcome",
     "Payload",

@@ -25,4 +25,6 @@ class Format:
 
 FLAT = Format(name="flat", map_event=map_flat, nests_tracker_fields=False)
 COMPAT = Format(name="compat", map_event=map_compat, nests_tracker_fields=True)
-FORMATS = (FLAT, COMPAT)
+TRACKER = Format(name="tracker", map_event=lambda event: event, nests_tracker_fields=False)
+"""For events that are stored events already, as Jitsu's older tracker makes them: none is moved."""
+FORMATS = (FLAT, COMPAT, TRACKER)

@@ -34,8 +34,10 @@ class Payload:
     sent_at: Any = None
 
 
-def parse(body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int) -> Payload:
-    """Read one event or `{"batch": [...]}`.
+def parse(
+    body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int, takes_array: bool = False
+) -> Payload:
+    """Read one event or `{"batch": [...]}`; with *takes_array*, one event or an array of events.
 
     *batch_shared_bytes_max* bounds what the events of a batch share, times their number: each event
     gets a copy, so a small body could else become gigabytes.
@@ -49,27 +51,36 @@ def parse(body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int) ->
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         data = _parse_tolerantly(body, error)
+    if takes_array and data.__class__ is list:
+        _check_length(data, batch_events_max)
+        return Payload(items=data, is_batch=True, write_key=_write_key_of_items(data))
     if data.__class__ is not dict:
-        raise BadRequest(f"the body must be a JSON object, not {_kind(data)}", code="invalid_body")
-    if "batch" not in data:
+        wanted = "object or array" if takes_array else "object"
+        raise BadRequest(
+            f"the body must be a JSON {wanted}, not {_kind(data)}", code="invalid_body"
+        )
+    # Where an array is how events are sent together, "batch" is a field like any other.
+    if takes_array or "batch" not in data:
         return Payload(items=[data], is_batch=False, write_key=write_key_of(data))
 
     batch = data["batch"]
     if batch.__class__ is not list:
         raise BadRequest(f'"batch" must be an array, not {_kind(batch)}', code="invalid_batch")
-    if len(batch) > batch_events_max:
-        raise BadRequest(
-            f"the batch has {len(batch)} events, the limit is {batch_events_max}",
-            code="batch_too_long",
-        )
+    _check_length(batch, batch_events_max)
     return _batch_payload(data, batch, batch_shared_bytes_max)
+
+
+def _check_length(batch: list[Any], events_max: int) -> None:
+    if len(batch) > events_max:
+        raise BadRequest(
+            f"the batch has {len(batch)} events, the limit is {events_max}", code="batch_too_long"
+        )
 
 
 def _batch_payload(data: Event, batch: list[Any], shared_bytes_max: int) -> Payload:
     write_key = write_key_of(data)
     if write_key is None:
-        # The browser SDK repeats the key in each item of a batch.
-        write_key = next((key for item in batch if (key := write_key_of(item))), None)
+        write_key = _write_key_of_items(batch)
     context, integrations, sent_at = map(data.get, ("context", "integrations", "sentAt"))
     context = context if context.__class__ is dict else None
     integrations = integrations if integrations.__class__ is dict else None
@@ -101,6 +112,11 @@ def _json(shared: Any, name: str) -> bytes:
         raise BadRequest(
             f'"{name}" of the batch is nested too deeply', code="nested_too_deeply"
         ) from error
+
+
+def _write_key_of_items(items: list[Any]) -> str | None:
+    """Return the first key of the items: the browser SDK repeats it in each item of a batch."""
+    return next((key for item in items if (key := write_key_of(item))), None)
 
 
 def write_key_of(item: Any) -> str | None:

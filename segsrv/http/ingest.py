@@ -140,6 +140,7 @@ class Ingest:
             body,
             batch_events_max=self._settings.batch_events_max,
             batch_shared_bytes_max=self._settings.batch_shared_bytes_max,
+            takes_array=target.takes_array,
         )
         if key is None:
             key = self._keyring.from_body(payload.write_key)

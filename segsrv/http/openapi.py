@@ -6,6 +6,8 @@ what makes it answer 400 is a constraint here, and the fields of events are name
 
 from __future__ import annotations
 
+import re
+
 import orjson
 from aiohttp import web
 
@@ -21,10 +23,11 @@ from segsrv.http.openapi_components import (
     response,
     schema,
 )
-from segsrv.http.paths import PREFIXES, ingest_paths, settings_paths, telemetry_paths
+from segsrv.http.paths import PREFIXES, Target, ingest_paths, settings_paths, telemetry_paths
 from segsrv.settings import Settings
 
 PATH = "/openapi.json"
+_NAMES_IN_PATH = re.compile(r"\{(\w+)\}")
 
 _DESCRIPTION = """\
 Takes events from any SDK of the Segment API. A 200 means that the events are as safe as the \
@@ -51,7 +54,7 @@ def document(settings: Settings) -> Object:
 
     paths: Object = {}
     for path, target in ingest_paths().items():
-        paths[path] = {"post": _ingest(path, target.output.name, target.event_type)}
+        paths[path] = {"post": _ingest(path, target)}
     for path in telemetry_paths():
         paths[path] = {"post": _telemetry(path)}
     for pattern in settings_paths():
@@ -80,10 +83,12 @@ def document(settings: Settings) -> Object:
     }
 
 
-def _ingest(path: str, output: str, event_type: str | None) -> Object:
-    what = "one event or a batch" if event_type is None else f"{event_type} events"
+def _ingest(path: str, target: Target) -> Object:
+    event_type, output = target.event_type, target.output.name
+    together = "an array of events" if target.takes_array else "a batch"
+    what = f"one event or {together}" if event_type is None else f"{event_type} events"
     type_note = "" if event_type is None else f" An event without `type` is `{event_type}`."
-    body = {"schema": schema("Body")}
+    body = {"schema": schema("ArrayBody" if target.takes_array else "Body")}
     return {
         "operationId": _operation_id("post", path),
         "tags": ["ingest"],
@@ -94,6 +99,7 @@ def _ingest(path: str, output: str, event_type: str | None) -> Object:
         "parameters": [
             _policy("ip_policy", "what is stored of the client's address"),
             _policy("cookie_policy", "what is stored of the anonymous id"),
+            *map(_made_up, _NAMES_IN_PATH.findall(path)),
         ],
         "requestBody": {
             "required": True,
@@ -106,6 +112,16 @@ def _ingest(path: str, output: str, event_type: str | None) -> Object:
             "401": response("Unauthorized"),
             "503": response("Unavailable"),
         },
+    }
+
+
+def _made_up(name: str) -> Object:
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": "Any text; it means nothing",
+        "schema": {"type": "string", "minLength": 1},
     }
 
 

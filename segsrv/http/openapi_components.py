@@ -21,6 +21,7 @@ def components(settings: Settings) -> Object:
                 "description": f"At most {settings.body_bytes_max} bytes after decompression.",
                 "oneOf": [schema("Event"), schema("Batch")],
             },
+            "ArrayBody": _array_body(settings),
             **_ANSWER_SCHEMAS,
         },
         "headers": _HEADERS,
@@ -77,6 +78,24 @@ def _batch(settings: Settings) -> Object:
             "sentAt": {},
             "writeKey": _EVENT_FIELDS["writeKey"],
         },
+    }
+
+
+def _array_body(settings: Settings) -> Object:
+    return {
+        "description": (
+            "One event or an array of events in the format that they are stored in; they are "
+            f"completed, but not mapped. At most {settings.body_bytes_max} bytes after "
+            "decompression."
+        ),
+        "oneOf": [
+            {"type": "object"},
+            {
+                "type": "array",
+                "maxItems": settings.batch_events_max,
+                "items": {"description": "An event; what is no object is set aside"},
+            },
+        ],
     }
 
 

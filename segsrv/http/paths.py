@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segsrv.events import COMPAT, FLAT, Format
+from segsrv.events import COMPAT, FLAT, TRACKER, Format
 
 FLAT_PREFIX = "/api/v1/segment"
 COMPAT_PREFIX = "/api/v1/segment/compat"
@@ -34,16 +34,21 @@ class Target:
     """What a path says: the stored format, a type for events without one, who sends there.
 
     Events from browsers and phones (`is_client`) take the address of their sender; a server sends
-    for others, and its events may name an address.
+    for others, and its events may name an address. With `takes_array` a body is one event or an
+    array of them, else one event or a batch.
     """
 
     output: Format
     event_type: str | None = None
     is_client: bool = False
+    takes_array: bool = False
 
 
 def ingest_paths() -> dict[str, Target]:
-    """Return the target of each path, without slashes doubled or at the end."""
+    """Return the target of each path, without slashes doubled or at the end.
+
+    A path may be a pattern: `{name}` is any text without a slash.
+    """
     paths: dict[str, Target] = {}
     for prefix, output in PREFIXES:
         for suffix, event_type, is_client in _suffixes():
@@ -55,6 +60,14 @@ def ingest_paths() -> dict[str, Target]:
         event_type = None if name == "batch" else name
         paths[f"/api/s/{name}"] = Target(FLAT, event_type, is_client=True)
         paths[f"/api/s/s2s/{name}"] = Target(FLAT, event_type)
+    # @jitsu/sdk-js, the older tracker: in a browser /api/v1/event, on a server /api/v1/s2s/event,
+    # and with `randomize_url` a name that no list of blocked paths can have.
+    for path, is_client in (
+        ("/api/v1/event", True),
+        ("/api/v1/s2s/event", False),
+        ("/api.{random}", True),
+    ):
+        paths[path] = Target(TRACKER, is_client=is_client, takes_array=True)
     return paths
 
 

@@ -48,7 +48,10 @@ def add_routes(
     gets[OPENAPI_PATH] = openapi.get
     for pattern, handler in gets.items():
         app.router.add_get(pattern, handler)
-    matchers = [(_matcher(pattern), handler) for pattern, handler in gets.items()]
+    matchers = {
+        method: [(_matcher(pattern), handler) for pattern, handler in handlers.items()]
+        for method, handlers in (("GET", gets), ("POST", _patterns_of(posts)))
+    }
 
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         """Answer preflights, find paths with doubled slashes, or say that nothing is there."""
@@ -57,17 +60,20 @@ def add_routes(
         path = normalised(request.match_info["path"])
         if request.method == "POST" and (handler := posts.get(path)) is not None:
             return await handler(request)
-        if request.method == "GET":
-            for matcher, handler in matchers:
-                if (found := matcher.fullmatch(path)) is not None:
-                    request.match_info.update(found.groupdict())
-                    return await handler(request)
+        for matcher, handler in matchers.get(request.method, ()):
+            if (found := matcher.fullmatch(path)) is not None:
+                request.match_info.update(found.groupdict())
+                return await handler(request)
         return answers.error(
             NotFound(f"there is nothing at {request.method} {path[:200]}"),
             cors.headers(origin_of(request)),
         )
 
     app.router.add_route("*", "/{path:.*}", elsewhere)
+
+
+def _patterns_of(handlers: dict[str, Handler]) -> dict[str, Handler]:
+    return {path: handler for path, handler in handlers.items() if "{" in path}
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

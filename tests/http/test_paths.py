@@ -6,7 +6,7 @@ import json
 import pytest
 
 from segsrv.http.paths import CALLS, ingest_paths, normalised
-from tests.site import COMPAT, FLAT, KEY, basic, id_of, new_id
+from tests.site import COMPAT, FLAT, KEY, LONDON, basic, id_of, new_id
 
 BATCHES = ["/v1/batch", "/v1/import", "/batch", "/import", "/b", "/v1/b", "/batch/b", "/v1/batch/b"]
 
@@ -93,6 +93,133 @@ class TestOthers:
         """The table's paths are normalised, so each is found in any spelling."""
         for path in ingest_paths():
             assert path == normalised(path)
+
+
+# As @jitsu/sdk-js makes them, the last with `randomize_url`.
+TRACKER_PATHS = {
+    "browser": f"/api/v1/event?token={KEY}",
+    "server": f"/api/v1/s2s/event?token={KEY}",
+    "randomized": f"/api.x4k2q?p_b71zw={KEY}",
+}
+# Every name that the mapping of Segment's events would move or take off the root.
+MAPPED_NAMES = (
+    "page traits userAgent campaign os device ip locale location context properties anonymousId"
+    " userId type batch"
+).split()
+
+
+def tracked(event_id, **fields):
+    """Return an event as the older tracker sends it: in the format that it is stored in."""
+    return {
+        "event_type": "pageview",
+        "eventn_ctx_event_id": event_id,
+        "event_id": "",
+        "src": "jitsu",
+        "api_key": KEY,
+        "user": {"anonymous_id": "cookie", "email": "a@b.example"},
+        "ids": {"ga": "GA1.2.3"},
+        "utc_time": "2026-11-23T09:00:00.000000Z",
+        "local_tz_offset": -60,
+        "user_agent": "curl/7.68.0",
+        "doc_path": "/",
+        **fields,
+    }
+
+
+@pytest.mark.parametrize("path", TRACKER_PATHS.values(), ids=TRACKER_PATHS.keys())
+class TestOlderTracker:
+    @pytest.mark.parametrize("is_array", [False, True], ids=["object", "array"])
+    def test_events_are_stored_as_they_come(self, site, path, is_array):
+        """One event or an array of them is completed, and no field is moved or dropped."""
+        event_id = new_id()
+        event = tracked(event_id, **{name: {"k": [1]} for name in MAPPED_NAMES})
+        body = [event] if is_array else event
+        answer = site.post(body, path=path, key=None, headers={"X-Forwarded-For": LONDON})
+        assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
+
+        (stored,) = site.stored(event_id)
+        assert stored.pop("_timestamp")
+        assert len(stored["user"].pop("hashed_anonymous_id")) == 32
+        assert stored == event | {
+            "src": "segment_api",
+            "source_ip": LONDON,
+            "parsed_ua": {"ua_family": "curl", "ua_version": "7.68.0"},
+        }
+
+    def test_the_deprecated_structure(self, site, path):
+        """With `compat_mode` the tracker's fields are in `eventn_ctx`, and stay there."""
+        event_id = new_id()
+        context = {"event_id": event_id, "user": {"anonymous_id": "cookie"}, "user_agent": "zzz"}
+        event = {"event_type": "click", "src": "eventn", "eventn_ctx": context, "k": 1}
+        assert site.post([event], path=path, key=None).status == 200
+
+        (stored,) = site.stored(event_id)
+        assert stored["k"] == 1
+        assert stored["eventn_ctx"].items() >= {"event_id": event_id, "user_agent": "zzz"}.items()
+        assert len(stored["eventn_ctx"]["user"]["hashed_anonymous_id"]) == 32
+        assert "eventn_ctx_event_id" not in stored
+
+    def test_policies_of_the_query(self, site, path):
+        """What the tracker's privacy options add to the URL is heeded and answered."""
+        event_id = new_id()
+        answer = site.post(
+            [tracked(event_id)],
+            path=path + "&cookie_policy=strict&ip_policy=strict",
+            key=None,
+            headers={"X-Forwarded-For": LONDON},
+        )
+        assert answer.json() == {"status": "ok", "delete_cookie": True}
+        (stored,) = site.stored(event_id)
+        assert stored["source_ip"] == "81.2.69.1"
+        assert stored["user"]["anonymous_id"] == stored["user"]["hashed_anonymous_id"]
+
+    def test_events_stand_alone(self, site, path):
+        """In an array, what is no object is set aside, and its neighbours are stored."""
+        ids = [new_id(), new_id()]
+        before = len(site.dead_letters())
+        body = [tracked(ids[0]), 5, tracked(ids[1])]
+        assert site.post(body, path=path, key=None).status == 200
+        assert len(site.stored(*ids)) == 2
+        assert [letter["reason"] for letter in site.dead_letters()[before:]] == ["not_an_object"]
+
+    def test_refusals(self, site, path):
+        """An array over the limit, a body that holds no events and a wrong key are refused."""
+        for body, code in (
+            ([{}] * 2_501, "batch_too_long"),
+            ("text", "invalid_body"),
+            (b"[{}", "invalid_json"),
+        ):
+            answer = site.post(body, path=path, key=None)
+            assert (answer.status, answer.json()["code"]) == (400, code)
+        wrong = path.replace(KEY, "wrong")
+        assert site.post([tracked(new_id())], path=wrong, key=None).status == 401
+
+    def test_slashes_may_be_doubled(self, site, path):
+        """A host that ends with a slash is no matter."""
+        event_id = new_id()
+        assert site.post([tracked(event_id)], path="/" + path, key=None).status == 200
+        assert len(site.stored(event_id)) == 1
+
+
+def test_the_older_trackers_servers_name_addresses(site):
+    """From a server an event keeps the address that it names; a page gets its sender's."""
+    ids = {name: new_id() for name in TRACKER_PATHS}
+    for name, path in TRACKER_PATHS.items():
+        event = tracked(ids[name], source_ip="8.8.8.8")
+        site.post([event], path=path, key=None, headers={"X-Forwarded-For": LONDON})
+    addresses = [event["source_ip"] for event in site.stored(*ids.values())]
+    assert dict(zip(ids, addresses, strict=True)) == {
+        "browser": LONDON,
+        "server": "8.8.8.8",
+        "randomized": LONDON,
+    }
+
+
+@pytest.mark.parametrize("path", [FLAT, COMPAT, "/v1/batch", "/v1/t", "/api/s/track"])
+def test_arrays_are_taken_nowhere_else(site, path):
+    """A body that is an array is refused on the paths of the Segment API."""
+    answer = site.post([{"type": "track"}], path=path)
+    assert (answer.status, answer.json()["code"]) == (400, "invalid_body")
 
 
 class TestSenderAddress:

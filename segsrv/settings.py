@@ -91,6 +91,7 @@ class Settings:
         low=1_000,
         high=GIB,
     )
+    body_values_max: int = option(300_000, "JSON values in one body", low=1_000, high=10_000_000)
     reading_bytes_max: int = option(
         256 * MIB, "all bodies that are being read, per worker; 503 above", low=MIB, high=64 * GIB
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,25 +9,24 @@ import orjson
 
 from segsrv.errors import BadRequest
 from segsrv.events.shapes import Event
+from segsrv.events.tolerant import mended
 
-INT_CHARS_MAX = 18
-"""Every whole number of so many characters fits into 64 bits."""
 TOLERANT_BYTES_MAX = 1 << 20
-"""More than any SDK's batch. The tolerant reading takes several times as long as the strict one."""
+"""More than any SDK's batch. To mend a body takes several times as long as to read it."""
 
 
 @dataclass(slots=True)
 class Payload:
     """The items of a body, not yet looked at one by one, and the fields that all of them share.
 
-    The shared context is JSON: mapping takes fields out of an event's context and writes into what
-    it finds there, so no two events may hold the same object.
+    All events of a batch hold the same `context` and `integrations`, so nobody may change these or
+    what is in them.
     """
 
     items: list[Any]
     is_batch: bool
     write_key: str | None = None
-    context_json: bytes | None = None
+    context: Event | None = None
     integrations: Event | None = None
     sent_at: Any = None
 
@@ -84,9 +81,13 @@ def _batch_payload(data: Event, batch: list[Any], shared_bytes_max: int) -> Payl
     context, integrations, sent_at = map(data.get, ("context", "integrations", "sentAt"))
     context = context if context.__class__ is dict else None
     integrations = integrations if integrations.__class__ is dict else None
-    context_json = _json(context, "context")
-    shared_bytes = (
-        len(context_json) + len(_json(integrations, "integrations")) + len(_json(sent_at, "sentAt"))
+    shared_bytes = sum(
+        _json_bytes(shared, name)
+        for shared, name in (
+            (context, "context"),
+            (integrations, "integrations"),
+            (sent_at, "sentAt"),
+        )
     )
     if shared_bytes * len(batch) > shared_bytes_max:
         raise BadRequest(
@@ -98,16 +99,16 @@ def _batch_payload(data: Event, batch: list[Any], shared_bytes_max: int) -> Payl
         items=batch,
         is_batch=True,
         write_key=write_key,
-        context_json=context_json or None,
+        context=context,
         integrations=integrations,
         sent_at=sent_at,
     )
 
 
-def _json(shared: Any, name: str) -> bytes:
-    """Return what is shared as JSON, nothing for None."""
+def _json_bytes(shared: Any, name: str) -> int:
+    """Return what is shared takes as JSON, nothing for None."""
     try:
-        return b"" if shared is None else orjson.dumps(shared)
+        return 0 if shared is None else len(orjson.dumps(shared))
     except orjson.JSONEncodeError as error:
         raise BadRequest(
             f'"{name}" of the batch is nested too deeply', code="nested_too_deeply"
@@ -126,44 +127,22 @@ def write_key_of(item: Any) -> str | None:
 
 
 def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Any:
-    r"""Read what strict parsers refuse but SDKs send: NaN, Infinity, lone surrogates.
-
-    Numbers that JSON can't hold become null and characters that UTF-8 can't hold become U+FFFD.
-    The Python SDK emits bare `NaN` (json.dumps), and Node, browsers and Python emit `\ud800`.
+    """Read what strict parsers refuse but SDKs send.
 
     Raises:
-        BadRequest: The body is not JSON in this reading either, or too long for it.
+        BadRequest: The body is not JSON when it is mended either, or too long for that.
 
     """
+    if "depth limit" in reason.msg:
+        raise BadRequest("the JSON is nested too deeply", code="invalid_json") from reason
     text = f"not valid JSON: {reason.msg}: line {reason.lineno} column {reason.colno}"
     if len(body) > TOLERANT_BYTES_MAX:
         text += f" (NaN and lone surrogates are read in bodies of up to {TOLERANT_BYTES_MAX} bytes)"
         raise BadRequest(text, code="invalid_json") from reason
     try:
-        data = json.loads(
-            body.decode("utf-8-sig", "replace"),
-            parse_constant=lambda _name: None,
-            parse_float=_finite,
-            parse_int=_bounded,
-        )
-        mended = json.dumps(data, ensure_ascii=False, allow_nan=False)
-        # Read as UTF-16, a lone surrogate is an error that can be replaced; a pair is a character.
-        scrubbed = mended.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return orjson.loads(scrubbed)
-    except RecursionError as error:
-        raise BadRequest("the JSON is nested too deeply", code="invalid_json") from error
-    except ValueError as error:
+        return orjson.loads(mended(body))
+    except orjson.JSONDecodeError as error:
         raise BadRequest(text, code="invalid_json") from error
-
-
-def _bounded(text: str) -> float | None:
-    """Read a whole number; one beyond 64 bits is a float, as in the strict reading."""
-    return int(text) if len(text) <= INT_CHARS_MAX else _finite(text)
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
 
 
 def _kind(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import orjson
 
 from segsrv.errors import BadRequest
-from segsrv.events.finish import Lookup, Moment, Sender, finish
+from segsrv.events.finish import Moment, Sender, finish
 from segsrv.events.formats import Format
 from segsrv.events.payload import Payload
-from segsrv.events.shapes import Event, NestedTooDeeply, as_object
+from segsrv.events.shapes import Event, Lookup, NestedTooDeeply, as_object
+from segsrv.events.user_agents import long_ones_once
 
 EVENT_TYPES = frozenset(("track", "identify", "page", "screen", "group", "alias"))
 
@@ -48,7 +50,7 @@ class Pipeline:
     def run(
         self, payload: Payload, sender: Sender, output: Format, *, now: datetime | None = None
     ) -> Outcome:
-        """Return the stored lines of *payload*, in its order.
+        """Return the stored lines of *payload*, in its order; its items are consumed.
 
         A bad item of a batch is set aside and costs its neighbours nothing.
 
@@ -56,19 +58,43 @@ class Pipeline:
             BadRequest: The body was a single event, and that event can't be stored.
 
         """
-        moment = Moment(datetime.now(UTC) if now is None else now)
-        timestamp = moment.timestamp
         outcome = Outcome()
-        lines, types = outcome.lines, outcome.types
-        map_event = output.map_event
+        for _ in self.steps(payload, sender, output, outcome, now=now):
+            pass
+        return outcome
+
+    def steps(
+        self,
+        payload: Payload,
+        sender: Sender,
+        output: Format,
+        outcome: Outcome,
+        *,
+        now: datetime | None = None,
+    ) -> Iterator[None]:
+        """Do the same into *outcome*, an item a step, so that a long batch can be interrupted.
+
+        An item is let go when its line is made: together they take many times the lines' memory.
+        """
+        moment = Moment(datetime.now(UTC) if now is None else now)
         parse_user_agent, locate = self.parse_user_agent, self.locate
-        for item in payload.items:
+        shared = None
+        if payload.is_batch:
+            parse_user_agent = long_ones_once(parse_user_agent)
+            shared = _Shared(payload)
+        items = payload.items
+        items.reverse()
+        while items:
+            item = items.pop()
             if item.__class__ is not dict:
-                self._refuse(outcome, payload, sender, timestamp, item, "not_an_object")
+                self._refuse(outcome, payload, sender, moment, item, "not_an_object")
+                yield
                 continue
-            kind = _prepare(item, payload, sender)
+            if shared is not None:
+                shared.give(item)
+            kind = _kind(item, sender)
             event_id = item.pop("messageId", None)
-            event = map_event(item)
+            event = output.map_event(item)
             # Never stored, wherever in the event it came from.
             event.pop("writeKey", None)
             try:
@@ -85,29 +111,35 @@ class Pipeline:
                 if sender.ip_policy != "keep":
                     # Not shortened yet, and no letter may give it away.
                     event.pop("source_ip", None)
-                self._refuse(outcome, payload, sender, timestamp, event, "nested_too_deeply")
-                continue
-            try:
-                line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
-            except orjson.JSONEncodeError:
-                # Only depth is left to fail on: the event came out of a JSON parser.
-                self._refuse(outcome, payload, sender, timestamp, event, "nested_too_deeply")
-                continue
-            if len(line) > self.event_bytes_max:
-                self._refuse(outcome, payload, sender, timestamp, event, "event_too_large")
-                continue
-            lines.append(line)
-            types[kind] = types.get(kind, 0) + 1
-            if delete_cookie:
-                outcome.delete_cookie = True
-        return outcome
+                self._refuse(outcome, payload, sender, moment, event, "nested_too_deeply")
+            else:
+                if (line := self._line(outcome, payload, sender, moment, event)) is not None:
+                    outcome.lines.append(line)
+                    outcome.types[kind] = outcome.types.get(kind, 0) + 1
+                    outcome.delete_cookie |= delete_cookie
+            yield
+
+    def _line(
+        self, outcome: Outcome, payload: Payload, sender: Sender, moment: Moment, event: Event
+    ) -> bytes | None:
+        """Return the line to store, None if the event was refused."""
+        try:
+            line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+        except orjson.JSONEncodeError:
+            # Only depth is left to fail on: the event came out of a JSON parser.
+            self._refuse(outcome, payload, sender, moment, event, "nested_too_deeply")
+            return None
+        if len(line) > self.event_bytes_max:
+            self._refuse(outcome, payload, sender, moment, event, "event_too_large")
+            return None
+        return line
 
     def _refuse(
         self,
         outcome: Outcome,
         payload: Payload,
         sender: Sender,
-        timestamp: str,
+        moment: Moment,
         item: Any,
         reason: str,
     ) -> None:
@@ -117,7 +149,7 @@ class Pipeline:
         letter = {
             "reason": reason,
             "message": message,
-            "received_at": timestamp,
+            "received_at": moment.timestamp,
             "api_key": sender.api_key,
         }
         outcome.reasons[reason] = outcome.reasons.get(reason, 0) + 1
@@ -132,19 +164,53 @@ class Pipeline:
         return "an item of a batch must be a JSON object"
 
 
-def _prepare(item: Event, payload: Payload, sender: Sender) -> str:
-    """Give *item* what the batch and the path say for it; return its type as metrics count it."""
-    if payload.is_batch:
-        if payload.context_json is not None:
-            shared: Event = orjson.loads(payload.context_json)
+class _Shared:
+    """What a batch says for all of its events.
+
+    The events hold the same objects. What mapping and finishing write into or take from is copied
+    for each: the context itself, and some of what can be in it.
+    """
+
+    def __init__(self, payload: Payload) -> None:
+        self._context = payload.context
+        self._integrations = payload.integrations
+        self._sent_at = payload.sent_at
+        self._copied = [name for name in _CHANGED_PARTS if _holds_object(payload.context, name)]
+
+    def give(self, item: Event) -> None:
+        """Give *item* what it does not say itself."""
+        shared = self._context
+        if shared is not None:
             own = as_object(item.get("context"), "context", item)
-            item["context"] = shared if own is None else shared | own
-        if payload.integrations is not None:
+            context = item["context"] = shared.copy() if own is None else shared | own
+            for name in self._copied:
+                if context[name] is shared[name]:
+                    context[name] = _copied(shared[name])
+        if self._integrations is not None:
             own = item.get("integrations")
             if own.__class__ is dict or not own:
-                item["integrations"] = payload.integrations | (own or {})
-        if payload.sent_at is not None and item.get("sentAt") is None:
-            item["sentAt"] = payload.sent_at
+                item["integrations"] = self._integrations | (own or {})
+        if self._sent_at is not None and item.get("sentAt") is None:
+            item["sentAt"] = self._sent_at
+
+
+_CHANGED_PARTS = ("page", "campaign", "referrer", "traits", "user", "eventn_ctx")
+
+
+def _holds_object(context: Event | None, name: str) -> bool:
+    return context is not None and context.get(name).__class__ is dict
+
+
+def _copied(part: Event) -> Event:
+    """Copy *part* and the user in it, which an `eventn_ctx` has."""
+    part = part.copy()
+    if part.get("user").__class__ is dict:
+        part["user"] = part["user"].copy()
+    return part
+
+
+def _kind(item: Event, sender: Sender) -> str:
+    """Return the item's type as metrics count it; the path's, if it has none of its own."""
     kind = item.get("type")
     if kind is None and sender.event_type is not None:
         kind = item["type"] = sender.event_type

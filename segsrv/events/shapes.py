@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 Event = dict[str, Any]
+Lookup = Callable[[str], dict[str, Any] | None]
 
 MISSING: Any = object()
 """Marks a key that is not there, where None is a value that moves like any other."""

@@ -10,10 +10,15 @@ from ua_parser import Parser
 from ua_parser.loaders import load_builtins
 from ua_parser.regex import Resolver
 
+from segsrv.events.shapes import Lookup
+
 USER_AGENT_CHARS_MAX = 2_048
 """A longer text is to be left alone: no browser sends one."""
 CACHED_CHARS_MAX = 512
 """A longer text is parsed each time: the cache keeps each whole, and what was found in it."""
+
+LONG_PER_BATCH_MAX = 16
+"""Of other long texts in a batch nothing is recognised: one can take milliseconds to parse."""
 
 BOT_WORDS = ("bot", "spider", "headless", "crawler", "uptimia")
 
@@ -31,8 +36,7 @@ class UserAgents:
 
     def parse(self, text: str) -> dict[str, Any] | None:
         """Return the fields recognised in *text*, or None; the dict is shared: never change it."""
-        # Other than ASCII takes up to eight times the memory, and no client's own text has it.
-        if len(text) <= CACHED_CHARS_MAX and text.isascii():
+        if _is_cached(text):
             return self.cached(text)
         return self._parse(text) if len(text) <= USER_AGENT_CHARS_MAX else None
 
@@ -70,3 +74,24 @@ class UserAgents:
 
 def _dotted(*parts: str | None) -> str:
     return ".".join(part for part in parts if part)
+
+
+def long_ones_once(parse: Lookup) -> Lookup:
+    """Wrap *parse* for the events of one batch: what no cache keeps is parsed once for all."""
+    known: dict[str, dict[str, Any] | None] = {}
+
+    def parse_once(text: str) -> dict[str, Any] | None:
+        if _is_cached(text):
+            return parse(text)
+        if len(text) > USER_AGENT_CHARS_MAX:
+            return None
+        if text not in known and len(known) < LONG_PER_BATCH_MAX:
+            known[text] = parse(text)
+        return known.get(text)
+
+    return parse_once
+
+
+def _is_cached(text: str) -> bool:
+    # Other than ASCII takes up to eight times the memory, and no client's own text has it.
+    return len(text) <= CACHED_CHARS_MAX and text.isascii()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import Unauthorized
+from segsrv.events.scan import write_key_texts
 from segsrv.settings import Key
 
 AUTHORIZATION = istr("Authorization")
@@ -28,11 +29,15 @@ class Keyring:
     """
 
     def __init__(self, keys: Iterable[Key]) -> None:
+        keys = tuple(keys)
         self._by_hash: dict[bytes, Key] = {}
         for key in keys:
             # jitsu-js sends `id:secret`, everything else the secret alone.
             for credential in (key.secret, f"{key.id}:{key.secret}"):
                 self._by_hash[_hash(credential)] = key
+        self._credential_bytes_max = max(
+            (len(f"{key.id}:{key.secret}".encode()) for key in keys), default=0
+        )
         # Python finds a cached text by a keyed hash first, so this gives no timing away either.
         self._from_basic = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_basic)
         self._from_text = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_text)
@@ -67,11 +72,28 @@ class Keyring:
 
         """
         if write_key is None:
-            raise Unauthorized(
-                "no write key: send it as Basic auth user, X-Write-Key header, "
-                "token query parameter, or writeKey in the body"
-            )
+            raise _no_key()
         return _known(self.find(write_key))
+
+    def search(self, body: bytes) -> Iterator[None]:
+        """Look for a configured key behind a name `writeKey` of *body*, a text a step.
+
+        This is what a request without a key may cost. Where the key stands is not looked at: that
+        is for `from_body`, when the body is parsed.
+
+        Raises:
+            Unauthorized: There is none.
+
+        """
+        has_text = False
+        for text in write_key_texts(body, key_bytes_max=self._credential_bytes_max):
+            if self._find_text(text) is not None:
+                return
+            has_text = True
+            yield
+        if has_text:
+            raise _unknown_key()
+        raise _no_key()
 
     def find(self, credential: str) -> Key | None:
         """Return the key that *credential* is, if any.
@@ -96,8 +118,19 @@ class Keyring:
 
 def _known(key: Key | None) -> Key:
     if key is None:
-        raise Unauthorized("the write key is not known here")
+        raise _unknown_key()
     return key
+
+
+def _unknown_key() -> Unauthorized:
+    return Unauthorized("the write key is not known here")
+
+
+def _no_key() -> Unauthorized:
+    return Unauthorized(
+        "no write key: send it as Basic auth user, X-Write-Key header, "
+        "token query parameter, or writeKey in the body"
+    )
 
 
 def _from_query(request: web.Request) -> str | None:

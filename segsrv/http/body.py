@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -87,6 +89,15 @@ class BodyReader:
         finally:
             self.reading_bytes -= size
         return b"".join(pieces)
+
+    @contextlib.contextmanager
+    def held(self, body: bytes) -> Iterator[None]:
+        """Count *body* among those that are being read while it waits for its turn."""
+        self.reading_bytes += len(body)
+        try:
+            yield
+        finally:
+            self.reading_bytes -= len(body)
 
     def _too_large(self) -> BadRequest:
         return BadRequest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from functools import lru_cache
 
 from aiohttp import web
@@ -14,18 +14,25 @@ from segsrv.errors import BadRequest, SegsrvError, ShuttingDown
 from segsrv.events import Outcome, Pipeline, Sender, parse
 from segsrv.events.counters import Counters
 from segsrv.events.privacy import POLICIES, Policy
+from segsrv.events.scan import check_values
 from segsrv.http import answers
 from segsrv.http.auth import Keyring
 from segsrv.http.body import BodyReader
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
 from segsrv.http.paths import Target
+from segsrv.http.turns import Turns
 from segsrv.journal.group_commit import GroupCommit
-from segsrv.settings import Key, Settings
+from segsrv.settings import MIB, Key, Settings
 
 logger = logging.getLogger(__name__)
 
 USER_AGENT = istr("User-Agent")
+SMALL_BYTES_MAX = 16 << 10
+SMALL_OBJECTS_MAX = 32
+"""A body of no more bytes and opening braces is worked on at once, in about a millisecond."""
+ROOM_BYTES_MAX = MIB
+"""No journal and no queue is smaller. A body that never fits is refused as such, for good."""
 POLICY_CHARS_MAX = 20
 POLICIES_WARNED_MAX = 1_024
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -54,6 +61,7 @@ class Ingest:
             reading_bytes_max=settings.reading_bytes_max,
             timeout_s=settings.body_timeout_s,
         )
+        self._turns = Turns()
         self._rendered_tail = lru_cache(ORIGINS_CACHED_MAX)(
             lambda origin: answers.rendered_tail(cors.headers(origin))
         )
@@ -123,9 +131,11 @@ class Ingest:
         if commit is None:
             raise ShuttingDown("the server is not ready")
         key = self._keyring.from_request(request)
+        if key is not None:
+            self._cors.check(key, origin_of(request))
         # What was parsed takes many times the memory of its lines, so nothing here may hold it
         # while the commit is waited for.
-        outcome = self._map(request, target, key, await self._bodies.read(request))
+        outcome = await self._outcome(request, target, key, commit)
         if outcome.lines or outcome.dead_letters:
             committed = commit.submit(outcome.lines, outcome.dead_letters)
             if committed is not None:
@@ -133,19 +143,49 @@ class Ingest:
         self._counters.count(target.output, outcome)
         return outcome.delete_cookie
 
-    def _map(self, request: web.Request, target: Target, key: Key | None, body: bytes) -> Outcome:
+    async def _outcome(
+        self, request: web.Request, target: Target, key: Key | None, commit: GroupCommit
+    ) -> Outcome:
+        """Read the body, and do what makes lines of it, in turns unless it is small."""
+        body = await self._bodies.read(request)
         if not body:
             raise BadRequest("the body is empty", code="invalid_json")
+        steps = self._steps(request, target, key, body, commit)
+        if len(body) <= SMALL_BYTES_MAX and body.count(b"{") <= SMALL_OBJECTS_MAX:
+            return _at_once(steps)
+        with self._bodies.held(body):
+            async with self._turns:
+                return await self._turns.work(steps)
+
+    def _steps(
+        self,
+        request: web.Request,
+        target: Target,
+        key: Key | None,
+        body: bytes,
+        commit: GroupCommit,
+    ) -> Generator[None, None, Outcome]:
+        """Turn *body* into lines, in steps of which only one is long: the parser's."""
+        settings = self._settings
+        if key is None:
+            yield from self._keyring.search(body)
+        # Asked before the work is done: what is stored has about the size of what was sent.
+        commit.check_room(min(len(body), ROOM_BYTES_MAX))
+        yield from check_values(body, settings.body_values_max)
         payload = parse(
             body,
-            batch_events_max=self._settings.batch_events_max,
-            batch_shared_bytes_max=self._settings.batch_shared_bytes_max,
+            batch_events_max=settings.batch_events_max,
+            batch_shared_bytes_max=settings.batch_shared_bytes_max,
             takes_array=target.takes_array,
         )
+        yield
         if key is None:
             key = self._keyring.from_body(payload.write_key)
-        self._cors.check(key, origin_of(request))
-        return self._pipeline.run(payload, self._sender(request, target, key), target.output)
+            self._cors.check(key, origin_of(request))
+        outcome = Outcome()
+        sender = self._sender(request, target, key)
+        yield from self._pipeline.steps(payload, sender, target.output, outcome)
+        return outcome
 
     def _sender(self, request: web.Request, target: Target, key: Key) -> Sender:
         settings = self._settings
@@ -166,6 +206,15 @@ class Ingest:
             )
             sender.ip_policy = _policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
         return sender
+
+
+def _at_once(steps: Generator[None, None, Outcome]) -> Outcome:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
 
 
 def _policy(name: str, value: str | None, default: Policy) -> Policy:

@@ -116,7 +116,21 @@ class GroupCommit:
         if self.fault is not None:
             # Raised again at each call: without this its traceback would grow for as long.
             raise self.fault.with_traceback(None)
-        self._check_room(0)
+        self.check_room(0)
+
+    def check_room(self, size: int) -> None:
+        """Raise JournalFull unless there is room for *size* bytes in memory and in the journal."""
+        pending = self.pending_bytes
+        if pending + size > self._pending_bytes_max:
+            raise JournalFull(
+                f"{pending} bytes wait for a commit, the limit is {self._pending_bytes_max}"
+            )
+        held = self.undelivered_bytes + pending
+        if held + size > self._journal_bytes_max:
+            raise JournalFull(
+                f"the journal holds {held} undelivered bytes, the limit is "
+                f"{self._journal_bytes_max}"
+            )
 
     async def look(self) -> None:
         """Learn of a full disk where no commit would tell: before the first, and between them."""
@@ -148,7 +162,7 @@ class GroupCommit:
                 f"the events take {size} bytes as stored, the limit is {limit}",
                 code="batch_too_large",
             )
-        self._check_room(size)
+        self.check_room(size)
         if not self._queue or self._queue[-1].size + size > GROUP_BYTES_MAX:
             self._queue.append(Group())
         group = self._queue[-1]
@@ -195,19 +209,6 @@ class GroupCommit:
         await self.finish()
         await self._loop.run_in_executor(None, self._thread.shutdown)
         self.log.close()
-
-    def _check_room(self, size: int) -> None:
-        pending = self.pending_bytes
-        if pending + size > self._pending_bytes_max:
-            raise JournalFull(
-                f"{pending} bytes wait for a commit, the limit is {self._pending_bytes_max}"
-            )
-        held = self.undelivered_bytes + pending
-        if held + size > self._journal_bytes_max:
-            raise JournalFull(
-                f"the journal holds {held} undelivered bytes, the limit is "
-                f"{self._journal_bytes_max}"
-            )
 
     def _start(self) -> None:
         self._is_scheduled = False

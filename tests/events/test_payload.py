@@ -35,7 +35,7 @@ class TestShapes:
         payload = read(b'{"a":1,"context":{},"sentAt":"s"}')
         assert payload.items == [{"a": 1, "context": {}, "sentAt": "s"}]
         assert not payload.is_batch
-        assert (payload.context_json, payload.integrations, payload.sent_at) == (None, None, None)
+        assert (payload.context, payload.integrations, payload.sent_at) == (None, None, None)
 
     def test_batch(self):
         """A batch gives its items in order, of whatever kind, and what it says for all of them."""
@@ -46,7 +46,7 @@ class TestShapes:
         )
         assert payload.items == [{"a": 1}, 2, None, [], {"b": 3}]
         assert payload.is_batch
-        assert orjson.loads(payload.context_json) == {"c": 4}
+        assert payload.context == {"c": 4}
         assert payload.integrations == {"All": True}
         assert payload.sent_at == "s"
 
@@ -60,7 +60,7 @@ class TestShapes:
         """A batch's `context` or `integrations` that is no object counts as absent."""
         body = orjson.dumps({"batch": [], "context": value, "integrations": value})
         payload = read(body)
-        assert (payload.context_json, payload.integrations) == (None, None)
+        assert (payload.context, payload.integrations) == (None, None)
 
     @pytest.mark.parametrize(
         ("body", "kind"),

@@ -1,0 +1,72 @@
+"""Large requests take turns: one at a time, and in steps between which the loop serves all others.
+
+A step is work that nothing interrupts. After a long one, which only a parser's can be, the loop is
+left to the others for a moment. A small request needs several rounds of the loop until its answer
+is out, and each of them would else be behind another long step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from types import TracebackType
+from typing import TypeVar
+
+STEP_S = 0.004
+"""A step goes on for about so long, where it can be ended."""
+LONG_STEP_S = 2 * STEP_S
+REST_SHARE = 0.25
+REST_S_MAX = 0.02
+
+T = TypeVar("T")
+
+
+class Turns:
+    """Lets one large request work at a time, in the order in which they came.
+
+    So what a large body becomes when it is parsed is in memory once, however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._rested_at_s = 0.0
+
+    async def __aenter__(self) -> None:
+        await self._lock.acquire()
+        try:
+            if self._rested_at_s > time.perf_counter():
+                await self._rest()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+    async def work(self, steps: Generator[None, None, T]) -> T:
+        """Run *steps*, as many in a row as STEP_S allows; return what they return."""
+        started_s = time.perf_counter()
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                now_s = time.perf_counter()
+                spent_s = now_s - started_s
+                if spent_s > LONG_STEP_S:
+                    self._rested_at_s = now_s + min(spent_s * REST_SHARE, REST_S_MAX)
+            if spent_s >= STEP_S:
+                await self._rest()
+                started_s = time.perf_counter()
+
+    async def _rest(self) -> None:
+        """Give the loop a round, and after a long step some time."""
+        await asyncio.sleep(max(self._rested_at_s - time.perf_counter(), 0))

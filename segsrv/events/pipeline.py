@@ -14,7 +14,7 @@ from segsrv.errors import BadRequest
 from segsrv.events.finish import Moment, Sender, finish
 from segsrv.events.formats import Format
 from segsrv.events.payload import Payload
-from segsrv.events.shapes import Event, Lookup, NestedTooDeeply, as_object
+from segsrv.events.shapes import Event, Lookup, NestedTooDeeply, as_object, line_of
 from segsrv.events.user_agents import long_ones_once
 
 EVENT_TYPES = frozenset(("track", "identify", "page", "screen", "group", "alias"))
@@ -124,7 +124,7 @@ class Pipeline:
     ) -> bytes | None:
         """Return the line to store, None if the event was refused."""
         try:
-            line = orjson.dumps(event, option=orjson.OPT_APPEND_NEWLINE)
+            line = line_of(event)
         except orjson.JSONEncodeError:
             # Only depth is left to fail on: the event came out of a JSON parser.
             self._refuse(outcome, payload, sender, moment, event, "nested_too_deeply")
@@ -219,11 +219,11 @@ def _kind(item: Event, sender: Sender) -> str:
 
 def _dead_letter(letter: dict[str, Any], item: Any) -> bytes:
     try:
-        return orjson.dumps(letter | {"item": item}, option=orjson.OPT_APPEND_NEWLINE)
+        return line_of(letter | {"item": item})
     except orjson.JSONEncodeError:
         pass
     try:
         letter["item_text"] = json.dumps(item)
     except (RecursionError, ValueError):
         letter["item_text"] = None
-    return orjson.dumps(letter, option=orjson.OPT_APPEND_NEWLINE)
+    return line_of(letter)

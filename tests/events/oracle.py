@@ -9,6 +9,7 @@ import ipaddress
 import json
 import re
 from copy import deepcopy
+from datetime import datetime
 from typing import Any
 
 from ua_parser import user_agent_parser
@@ -23,15 +24,19 @@ MADE = "<made>"
 Event = dict[str, Any]
 
 
-def expected_lines(post: Post, api_key: str) -> list[Event]:
-    """Return the stored events of a request; items that are no objects are not among them."""
+def expected_lines(post: Post, api_key: str, corrected_at: datetime | None = None) -> list[Event]:
+    """Return the stored events of a request; items that are no objects are not among them.
+
+    With *corrected_at*, that is the server's time, and times are corrected by it.
+    """
     shared = post.body if is_batch(post) else {}
     # Read from JSON, no two places of an event hold the same object.
-    return [
-        as_stored(_with_shared(json.loads(json.dumps(item)), shared), post, api_key)
-        for item in post.events
-        if isinstance(item, dict)
-    ]
+    items = [json.loads(json.dumps(item)) for item in post.events if isinstance(item, dict)]
+    lines = [as_stored(_with_shared(item, shared), post, api_key) for item in items]
+    if corrected_at is not None:
+        for line in lines:
+            _correct_time(line, corrected_at)
+    return lines
 
 
 def comparable(event: Event) -> str:
@@ -184,6 +189,26 @@ def _parsed(text: str) -> Event:
     if parsed and (is_spider or any(word in text.lower() for word in words)):
         parsed["bot"] = True
     return parsed
+
+
+def _correct_time(event: Event, received_at: datetime) -> None:
+    """Put the event's time as long before its receipt as it was before its sending."""
+
+    def text(time: datetime) -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    said = event.get("timestamp")
+    if said is None:
+        said = event.get("originalTimestamp")
+    if said is None:
+        event["timestamp"] = text(received_at)
+        return
+    event["timestamp"] = said
+    try:
+        age = datetime.fromisoformat(event["sentAt"]) - datetime.fromisoformat(said)
+    except (KeyError, TypeError, ValueError):
+        return
+    event |= {"originalTimestamp": said, "timestamp": text(received_at - age)}
 
 
 def _apply_policies(event: Event, user: Any, hashed: str, located: Event, query: str) -> None:

@@ -35,7 +35,7 @@ def pipeline(tmp_path_factory):
         reader.close()
 
 
-def run(post, pipeline):
+def run(post, pipeline, **options):
     """Return what becomes of a request behind the HTTP layer."""
     target = ingest_paths()["/api.{random}" if post.path.startswith("/api.") else post.path]
     payload = parse(
@@ -52,6 +52,7 @@ def run(post, pipeline):
         event_type=target.event_type,
         is_client=target.is_client,
         **policies,
+        **options,
     )
     return pipeline.run(payload, sender, target.output, now=NOW)
 
@@ -63,6 +64,16 @@ def test_every_line_is_the_expected_one(post, pipeline):
     stored = [comparable(orjson.loads(line)) for line in outcome.lines]
     assert stored == [comparable(event) for event in expected_lines(post, "key")]
     assert len(outcome.lines) + len(outcome.dead_letters) == len(post.events)
+
+
+@pytest.mark.parametrize("path", sorted({post.path for post in POSTS}))
+def test_every_corrected_time_is_the_expected_one(path, pipeline):
+    """Where times are corrected, `timestamp` and `originalTimestamp` are what the rule gives."""
+    for post in (post for post in POSTS if post.path == path):
+        outcome = run(post, pipeline, correct_timestamps=True)
+        stored = [comparable(orjson.loads(line)) for line in outcome.lines]
+        expected = expected_lines(post, "key", corrected_at=NOW)
+        assert stored == [comparable(event) for event in expected], post.name
 
 
 def test_the_corpus_meets_every_rule():

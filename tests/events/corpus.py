@@ -12,7 +12,6 @@ from typing import Any
 
 from tests.site import COMPAT, FLAT
 
-ABSENT: Any = object()
 BATCH_EVENTS = 12
 PART_PROBABILITY = 0.35
 

@@ -1,4 +1,4 @@
-"""What is done to a mapped event of either format: ids, stamps, enrichment, privacy."""
+"""What is done to a mapped event of any format: ids, stamps, enrichment, privacy."""
 
 from __future__ import annotations
 

@@ -87,6 +87,14 @@ FLAT_RULES = _flat_rules()
 COMPAT_RULES = _compat_rules()
 
 
+def applies(rule: Rule, event: dict[str, Any]) -> bool:
+    """Say whether *event* has what the rule moves or, at its root or once flattened, takes off."""
+    if rule.destinations:
+        return _read(event, rule.source) is not ABSENT
+    places = ("", "/properties", "/context")
+    return any(_read(event, place + rule.source) is not ABSENT for place in places)
+
+
 def run_table(rules: tuple[Rule, ...], event: dict[str, Any]) -> dict[str, Any]:
     """Return what the table makes of *event*, which is left as it is."""
     event = deepcopy(event)

@@ -4,7 +4,9 @@ import orjson
 import pytest
 
 from segsrv.events.user_agents import UserAgents
+from tests.events.corpus import LOCATIONS, Post
 from tests.events.event_runs import run_body
+from tests.events.oracle import comparable, expected_lines
 
 CHROME = (
     "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko)"
@@ -66,6 +68,7 @@ PARSED_UA = {
     "device_brand": "Apple",
     "device_model": "Mac",
 }
+HASHED_AGENT = b"analytics-go (version: 3.0.0)"
 EVENT_ID = "ajs-next-3e5fa189c9cad87c13a449a8c0a10a33"
 FLAT = (
     ROOT
@@ -91,6 +94,26 @@ def line_of(output, **options):
     assert line.endswith(b"}\n")
     assert line.count(b"\n") == 1
     return orjson.loads(line)
+
+
+def test_the_oracle_agrees():
+    """The oracle of the corpus, which is code too, makes of this request the lines given here."""
+    located = {"parsed_ua": PARSED_UA, "location": LOCATIONS["83.220.56.2"]}
+    for path, expected in (
+        ("/api/v1/segment", FLAT | located),
+        ("/api/v1/segment/compat", COMPAT | {"eventn_ctx": COMPAT["eventn_ctx"] | located}),
+    ):
+        address = "95.82.232.185"
+        post = Post("pair", path, orjson.loads(BODY), address, address, b"Go-http-client/1.1")
+        (line,) = expected_lines(post, "s2stoken")
+        assert comparable(line) == comparable(expected)
+
+
+def test_the_oracle_agrees_on_the_hash():
+    """The oracle hashes the address and the request's user agent to the value that is known."""
+    post = Post("hash", "/api/v1/segment", {"userId": "u"}, "", "1.1.1.1", HASHED_AGENT)
+    (line,) = expected_lines(post, "key")
+    assert line["user"]["hashed_anonymous_id"] == "fae67b1cccc98d3e7e1f722238568662"
 
 
 @pytest.mark.parametrize(("output", "expected"), [("flat", FLAT), ("compat", COMPAT)])

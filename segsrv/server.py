@@ -19,6 +19,7 @@ from typing import Any, NoReturn, cast
 import uvloop
 from aiohttp import web
 
+from segsrv import allocator
 from segsrv.app import create_app
 from segsrv.errors import Overloaded, SegsrvError
 from segsrv.http.connection import Connection
@@ -52,6 +53,7 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
     takes requests.
     """
     _raise_file_limit()
+    allocator.keep_small()
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:

@@ -7,8 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segsrv.events.geo import ADDRESS_CHARS_MAX, ADDRESSES_MAX, Geo
-from segsrv.events.user_agents import CACHED_CHARS_MAX, USER_AGENT_CHARS_MAX, UserAgents
-from tests.events.event_runs import body_of, run_body, store
+from segsrv.events.user_agents import (
+    CACHED_CHARS_MAX,
+    LONG_PER_BATCH_MAX,
+    USER_AGENT_CHARS_MAX,
+    UserAgents,
+)
+from tests.events.event_runs import body_of, run_body, store, store_batch
 from tests.mmdb import write_mmdb
 
 both_formats = pytest.mark.parametrize("output", ["flat", "compat"])
@@ -171,6 +176,42 @@ class TestUserAgentCache:
         for _ in range(2):
             store(event, output, parse_user_agent=user_agents.parse, cookie_policy="strict")
         assert user_agents.parse("curl/7.68.0") == CURL
+
+
+class TestLongUserAgentsOfABatch:
+    """What no cache keeps is parsed once for a batch: one such text can take milliseconds."""
+
+    @staticmethod
+    def parsed_for(texts):
+        parsed = []
+
+        def parse(text):
+            parsed.append(text)
+            return {"ua_family": text[:1]}
+
+        batch = {"batch": [{"context": {"userAgent": text}} for text in texts]}
+        families = [
+            event.get("parsed_ua", {}).get("ua_family")
+            for event in store_batch(batch, parse_user_agent=parse)
+        ]
+        return parsed, families
+
+    @pytest.mark.parametrize("text", ["a" * (CACHED_CHARS_MAX + 1), "é"])
+    def test_the_same_text_is_parsed_once(self, text):
+        """Events that share a text share what was found in it."""
+        assert self.parsed_for([text] * 100) == ([text], [text[:1]] * 100)
+
+    def test_only_the_first_of_different_texts_are_parsed(self):
+        """Beyond a number of different texts in one batch nothing is recognised."""
+        texts = [f"{number} {'a' * CACHED_CHARS_MAX}" for number in range(LONG_PER_BATCH_MAX + 5)]
+        parsed, families = self.parsed_for(texts)
+        assert parsed == texts[:LONG_PER_BATCH_MAX]
+        assert families[LONG_PER_BATCH_MAX:] == [None] * 5
+
+    def test_short_texts_are_left_to_the_cache(self):
+        """Texts that are cached anyway are not counted."""
+        texts = [str(number) for number in range(LONG_PER_BATCH_MAX + 5)]
+        assert self.parsed_for(texts)[0] == texts
 
 
 @both_formats

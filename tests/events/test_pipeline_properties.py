@@ -180,3 +180,36 @@ def test_what_every_stored_event_has(output, event, sender):
     event_id = tracker["event_id"] if isinstance(tracker, dict) else stored["eventn_ctx_event_id"]
     assert isinstance(event_id, str)
     assert event_id
+
+
+SHARED_PARTS = st.dictionaries(
+    st.sampled_from(
+        "page campaign referrer traits user eventn_ctx screen os device ip userAgent location ids"
+        " parsed_ua doc utm app".split()
+    ),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys("title name url width height event_id id".split(), st.just("x")),
+            "user": st.just({"a": 1}),
+            "anonymous_id": st.integers(),
+        },
+    )
+    | st.just("1.1.1.1"),
+)
+
+
+@both_formats
+@given(shared=SHARED_PARTS, own=st.lists(EVENTS, min_size=2, max_size=4))
+@settings(deadline=None, max_examples=150)
+def test_events_that_share_a_context_do_not_share_changes(output, shared, own):
+    """Each event of a batch is stored as if it alone had the batch's context for its own."""
+    alone = []
+    for number, event in enumerate(own):
+        if not isinstance(event.get("context"), dict):
+            event["context"] = {}
+        event["messageId"] = str(number)
+        item = event | {"context": json.loads(json.dumps(shared)) | event["context"]}
+        alone += run_body({"batch": [item]}, output, cookie_policy="strict").lines
+    together = run_body({"batch": own, "context": shared}, output, cookie_policy="strict").lines
+    assert [orjson.loads(line) for line in together] == [orjson.loads(line) for line in alone]

@@ -1,0 +1,95 @@
+"""Large requests work one at a time, in steps between which the loop serves the others."""
+
+import asyncio
+import itertools
+import time
+
+import pytest
+
+from segsrv.http import turns
+from segsrv.http.turns import Turns
+
+
+def counting(log, name, steps):
+    for number in range(steps):
+        log.append((name, number))
+        yield
+    return name
+
+
+async def in_turn(lane, log, name, steps):
+    async with lane:
+        return await lane.work(counting(log, name, steps))
+
+
+async def test_one_works_at_a_time_in_the_order_of_arrival(monkeypatch):
+    """A second large request begins when the first is done, though that gives up the loop often."""
+    monkeypatch.setattr(turns, "STEP_S", 0)
+    log, lane = [], Turns()
+    done = await asyncio.gather(*(in_turn(lane, log, name, 3) for name in "abc"))
+    assert done == ["a", "b", "c"]
+    assert log == [(name, number) for name in "abc" for number in range(3)]
+
+
+async def test_others_run_between_steps(monkeypatch):
+    """After each step that was long enough every other task has a round of the loop."""
+    monkeypatch.setattr(turns, "STEP_S", 0)
+    log, lane = [], Turns()
+    large = asyncio.create_task(in_turn(lane, log, "large", 5))
+    while not large.done():
+        log.append("small")
+        await asyncio.sleep(0)
+    assert [entry for entry in log if entry != "small"] == [("large", n) for n in range(5)]
+    places = [index for index, entry in enumerate(log) if entry != "small"]
+    assert all(after - before > 1 for before, after in itertools.pairwise(places))
+
+
+async def test_short_steps_are_taken_in_a_row(monkeypatch):
+    """Steps that take no time do not give up the loop one by one."""
+    monkeypatch.setattr(turns, "STEP_S", 60)
+    log, lane = [], Turns()
+    large = asyncio.create_task(in_turn(lane, log, "large", 100))
+    rounds = 0
+    while not large.done():
+        rounds += 1
+        await asyncio.sleep(0)
+    assert len(log) == 100
+    assert rounds < 5
+
+
+async def test_a_long_step_is_followed_by_a_rest():
+    """After a step that nothing could interrupt, the next large request waits a moment."""
+    lane = Turns()
+
+    def long_step():
+        time.sleep(2 * turns.LONG_STEP_S)
+        return "done"
+        yield
+
+    async with lane:
+        assert await lane.work(long_step()) == "done"
+    rested = asyncio.create_task(in_turn(lane, [], "next", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not rested.done()
+    assert await rested == "next"
+
+
+async def test_what_fails_or_is_cancelled_lets_the_next_one_in():
+    """An error, or a client that gives up, in its turn or while it waits, holds up nobody."""
+    lane = Turns()
+
+    def failing():
+        yield
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        async with lane:
+            await lane.work(failing())
+    async with lane:
+        waiting = asyncio.create_task(in_turn(lane, [], "waiting", 1))
+        await asyncio.sleep(0)
+        waiting.cancel()
+    await asyncio.wait([waiting])
+    assert waiting.cancelled()
+    assert await in_turn(lane, [], "last", 1) == "last"

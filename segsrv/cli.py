@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from segsrv import logs, server, settings_sources
+from segsrv import logs, server
 from segsrv.delivery.station import journal_dir
 from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError
 from segsrv.geoip import download
@@ -18,7 +18,7 @@ from segsrv.http.auth import Keyring
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
 from segsrv.journal.files import obstacle
-from segsrv.settings import Settings
+from segsrv.settings import Settings, sources
 from segsrv.sinks import make_sink, sink_names
 from segsrv.tls import Certificate
 from segsrv.write_keys import key_path, with_kept_key
@@ -52,10 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"segsrv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="take events in", allow_abbrev=False)
-    settings_sources.add_flags(serve)
+    sources.add_flags(serve)
     serve.set_defaults(run=_serve)
     check = commands.add_parser("check", help="say what would run", allow_abbrev=False)
-    settings_sources.add_flags(check)
+    sources.add_flags(check)
     check.set_defaults(run=_check)
     geoip = commands.add_parser("geoip", help="GeoIP databases").add_subparsers(
         required=True, metavar="COMMAND"
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(flags: argparse.Namespace) -> int:
-    settings = settings_sources.load(vars(flags), os.environ)
+    settings = sources.load(vars(flags), os.environ)
     logs.configure(settings.log_level)
     has_own_key = not settings.all_keys()
     # An earlier start that failed may have made the key, but it told nobody.
@@ -85,7 +85,7 @@ def _serve(flags: argparse.Namespace) -> int:
 
 
 def _check(flags: argparse.Namespace) -> int:
-    settings = settings_sources.load(vars(flags), os.environ)
+    settings = sources.load(vars(flags), os.environ)
     for folder in (settings.data_dir, journal_dir(settings), key_path(settings).parent):
         if blocked := obstacle(folder):
             raise DataDirUnusable(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segsrv import Key, Settings, SettingsError
-from segsrv.settings_sources import load
+from segsrv.settings.sources import load
 from tests.server_process import REPOSITORY
 
 CONFIGURATION = REPOSITORY / "docs" / "configuration.md"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segsrv.errors import SettingsError
-from segsrv.settings import Key, Settings, choices
+from segsrv.settings.model import Key, Settings, choices
 
 ENV_PREFIX = "SEGSRV_"
 CONFIG_ENV = "SEGSRV_CONFIG"

@@ -1,7 +1,7 @@
 """Everything that can be configured: names, types, limits and their checks.
 
 A field's name is its TOML key; `SEGSRV_` and the upper-cased name is its environment variable; the
-name with dashes is its flag. `settings_sources.py` reads those three; this module only knows what a
+name with dashes is its flag. `sources.py` reads those three; this module only knows what a
 right value is, so that `Settings(...)` can also be built by hand and embedded.
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from segsrv.errors import SettingsError
 from segsrv.settings.fields import kinds_of
+from segsrv.settings.injected import is_injected
 from segsrv.settings.kinds import Kind, List
 from segsrv.settings.model import Settings
 
@@ -67,6 +68,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, text in environ.items():
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_ENV:
+            continue
+        if is_injected(variable.removeprefix(ENV_PREFIX), text):
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in _FLAGS or variable != variable.upper():

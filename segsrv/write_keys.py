@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 from pathlib import Path
 
-from segsrv.errors import DataDirUnusable
+from segsrv.errors import DataDirUnusable, SettingsError
 from segsrv.journal.files import make_dir, replace_file
 from segsrv.settings import Key, Settings
 
@@ -38,19 +38,21 @@ def with_kept_key(settings: Settings) -> Settings:
     """Return *settings* with the key that an earlier start made, if they have none of their own.
 
     Raises:
-        DataDirUnusable: The file is there, and can't be read.
+        DataDirUnusable: The file is there, and can't be read or holds no key.
 
     """
-    path = key_path(settings)
-    if settings.all_keys() or not path.exists():
+    if settings.all_keys():
         return settings
+    path = key_path(settings)
     try:
         secret = path.read_text("utf-8").strip()
+        keys = (Key(id="default", secret=secret),) if secret else ()
+    except (FileNotFoundError, NotADirectoryError):
+        return settings
     except OSError as error:
         raise DataDirUnusable(f"{path}: can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataDirUnusable(f"{path}: holds no key: {error}") from error
-    keys = (Key(id="default", secret=secret),) if secret else ()
+    except (UnicodeDecodeError, SettingsError):
+        raise DataDirUnusable(f"{path}: holds no key; remove it and a new one is made") from None
     return dataclasses.replace(settings, keys=keys)
 
 

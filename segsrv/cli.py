@@ -21,7 +21,7 @@ from segsrv.journal.files import obstacle
 from segsrv.settings import Settings, sources
 from segsrv.sinks import make_sink, sink_names
 from segsrv.tls import Certificate
-from segsrv.write_keys import key_path, with_kept_key
+from segsrv.write_keys import key_path, with_file_keys, with_kept_key
 
 _EXAMPLE = (
     '{"type":"track","event":"Hello","userId":"u1","context":{"ip":"81.2.69.142","userAgent":'
@@ -117,12 +117,12 @@ def _check(flags: argparse.Namespace) -> int:
 
 
 def _verified(flags: argparse.Namespace) -> Settings:
-    """Return the settings if a server could start with them.
+    """Return the settings, with the keys of their file, if a server could start with them.
 
     The same for `serve` and `check`, and once for all workers: what is wrong is said in one line,
     and before anything is made.
     """
-    settings = sources.load(vars(flags), os.environ)
+    settings = with_file_keys(sources.load(vars(flags), os.environ))
     workers = [journal_dir(settings) / f"w{number}" for number in range(settings.workers)]
     for folder in (settings.data_dir, key_path(settings).parent, *workers):
         if blocked := obstacle(folder):

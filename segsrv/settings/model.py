@@ -39,6 +39,9 @@ class Settings:
     write_key: tuple[str, ...] = option(
         (), "accepted write key, SECRET or ID:SECRET", is_secret=True
     )
+    write_key_file: Path | None = option(
+        None, "file with a write key a line, SECRET or ID:SECRET, so that the process list has none"
+    )
     sink: tuple[str, ...] = option(
         ("file:",), "where events go, as a URL such as file:PATH", is_secret=True
     )

@@ -47,6 +47,7 @@ FAULTS = [
     (["--analytics-js-dir", "nowhere"], {}, WRONG_SETTINGS, "analytics_js_dir=nowhere"),
     (["--tls-cert", "a"], {}, WRONG_SETTINGS, "give both"),
     (["--tls-cert", "a", "--tls-key", "b"], {}, WRONG_SETTINGS, "tls_cert=a"),
+    (["--write-key-file", "nowhere"], {}, WRONG_SETTINGS, "write_key_file=nowhere"),
     # This machine.
     (["--data-dir", "file"], {}, CANNOT_START, "data_dir=file"),
     (["--data-dir", "in-the-way", "--workers", "2"], {}, CANNOT_START, "in-the-way/journal/w1"),
@@ -114,7 +115,7 @@ def test_help_is_no_fault(tmp_path):
     ended = segsrv("serve", "--help", cwd=tmp_path)
 
     assert ended.returncode == 0
-    assert "--write-key TEXT" in ended.stdout
+    assert "--write-key-file PATH" in ended.stdout
 
 
 def test_check_beside_the_running_server(tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from segsrv import logs, server
@@ -127,7 +129,7 @@ def _verified(flags: argparse.Namespace) -> Settings:
     for folder in (settings.data_dir, key_path(settings).parent, *workers):
         if blocked := obstacle(folder):
             raise DataDirUnusable(
-                f"data_dir={settings.data_dir}: {blocked} is not a folder that can be written"
+                f"data_dir={settings.data_dir}: {blocked} can't be written: {_why(blocked)}"
             )
     keys = with_kept_key(settings).all_keys()
     for url in sink_names(settings).values():
@@ -137,6 +139,14 @@ def _verified(flags: argparse.Namespace) -> Settings:
     if settings.tls_cert is not None and settings.tls_key is not None:
         Certificate(settings.tls_cert, settings.tls_key)
     return settings
+
+
+def _why(blocked: Path) -> str:
+    """Return what the system would say to one who writes below *blocked*."""
+    if not blocked.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    is_read_only = os.statvfs(blocked).f_flag & os.ST_RDONLY
+    return os.strerror(errno.EROFS if is_read_only else errno.EACCES)
 
 
 async def _check_sinks(settings: Settings) -> None:

@@ -155,6 +155,7 @@ class TestKeys:
             ({"secret": " "}, ["keys.web.secret"]),
             ({"secret": None}, ["keys.web.secret"]),
             ({"secret": SECRET + "\n"}, ["keys.web.secret"]),
+            ({"secret": SECRET + "\u00a0"}, ["keys.web.secret", "spaces"]),
             ({"secret": SECRET + ":x"}, ["keys.web.secret", "colons"]),
             ({"id": ""}, ["keys.id"]),
             ({"id": "a:b"}, ["keys.id=a:b", "colons"]),

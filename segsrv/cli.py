@@ -4,58 +4,76 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from segsrv import logs, server, settings_sources
+from segsrv import logs, server
 from segsrv.delivery.station import journal_dir
 from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError
 from segsrv.geoip import download
-from segsrv.geoip.databases import Databases
+from segsrv.geoip.databases import describe as describe_databases
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
-from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
 from segsrv.journal.files import obstacle
-from segsrv.settings import Settings
+from segsrv.settings import Settings, sources
 from segsrv.sinks import make_sink, sink_names
 from segsrv.tls import Certificate
-from segsrv.write_keys import key_path, with_kept_key
+from segsrv.write_keys import key_path, with_file_keys, with_kept_key
 
-WRONG_SETTINGS = 2
 _EXAMPLE = (
     '{"type":"track","event":"Hello","userId":"u1","context":{"ip":"81.2.69.142","userAgent":'
     '"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}}'
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, and no more, as wrong settings do."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = "expected a value; one that begins with - is written as --flag=VALUE"
+        line = message.replace("expected one argument", hint)
+        raise SettingsError(line.removeprefix("argument "))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    parser = _parser()
-    flags = parser.parse_args(arguments)
     try:
+        flags, unknown = _parser().parse_known_args(arguments)
+        if unknown:
+            raise SettingsError(_no_such(unknown[0]))
         status: int = flags.run(flags)
-    except SettingsError as error:
-        print(f"segsrv: {error}", file=sys.stderr)
-        return WRONG_SETTINGS
     except SegsrvError as error:
-        print(f"segsrv: {error}", file=sys.stderr)
-        return server.STARTUP_FAILURE
+        print("segsrv:", " ".join(str(error).splitlines()), file=sys.stderr)
+        return error.exit_code
     return status
+
+
+def _no_such(argument: str) -> str:
+    """Say what *argument* is without what may be a secret: the value of a flag, mistyped or not."""
+    name = argument.partition("=")[0]
+    if name.startswith("--") and name.isprintable():
+        return f"{name}: there is no such flag"
+    return "there is an argument that belongs to no flag; each takes one value"
 
 
 def _parser() -> argparse.ArgumentParser:
     from segsrv import __version__  # noqa: PLC0415 - the package imports this module's siblings.
 
-    parser = argparse.ArgumentParser(prog="segsrv", description="Segment-compatible event ingest.")
+    parser = _Parser(
+        prog="segsrv", description="Segment-compatible event ingest.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"segsrv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="take events in", allow_abbrev=False)
-    settings_sources.add_flags(serve)
+    sources.add_flags(serve)
     serve.set_defaults(run=_serve)
     check = commands.add_parser("check", help="say what would run", allow_abbrev=False)
-    settings_sources.add_flags(check)
+    sources.add_flags(check)
     check.set_defaults(run=_check)
     geoip = commands.add_parser("geoip", help="GeoIP databases").add_subparsers(
         required=True, metavar="COMMAND"
@@ -67,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(flags: argparse.Namespace) -> int:
-    settings = settings_sources.load(vars(flags), os.environ)
+    settings = _verified(flags)
     logs.configure(settings.log_level)
     has_own_key = not settings.all_keys()
     # An earlier start that failed may have made the key, but it told nobody.
@@ -85,27 +103,50 @@ def _serve(flags: argparse.Namespace) -> int:
 
 
 def _check(flags: argparse.Namespace) -> int:
-    settings = settings_sources.load(vars(flags), os.environ)
-    for folder in (settings.data_dir, journal_dir(settings), key_path(settings).parent):
-        if blocked := obstacle(folder):
-            raise DataDirUnusable(
-                f"data_dir={settings.data_dir}: {blocked} is not a folder that can be written"
-            )
+    settings = _verified(flags)
+    server.check_address(settings)
+    asyncio.run(_check_sinks(settings))
     has_own_key = not settings.all_keys()
     settings = with_kept_key(settings)
-    ClientAddress(settings.trusted_proxies)
-    AnalyticsJs(settings, Keyring(settings.all_keys()), Cors(settings.all_keys()))
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        Certificate(settings.tls_cert, settings.tls_key)
     lines = _describe(settings)
     if has_own_key:
         when = "" if settings.all_keys() else " (made at the first start)"
         lines.append(f"  key file    {key_path(settings)}{when}")
-    lines += [f"  database    {line}" for line in _databases(settings)]
-    asyncio.run(_check_sinks(settings))
+    lines += [f"  database    {line}" for line in describe_databases(settings.geoip_db)]
     scheme = "https" if settings.tls_cert else "http"
     print("\n".join([f"would listen on {scheme}://{settings.host}:{settings.port}", *lines]))
     return 0
+
+
+def _verified(flags: argparse.Namespace) -> Settings:
+    """Return the settings, with the keys of their file, if a server could start with them.
+
+    The same for `serve` and `check`, and once for all workers: what is wrong is said in one line,
+    and before anything is made.
+    """
+    settings = with_file_keys(sources.load(vars(flags), os.environ))
+    workers = [journal_dir(settings) / f"w{number}" for number in range(settings.workers)]
+    for folder in (settings.data_dir, key_path(settings).parent, *workers):
+        if blocked := obstacle(folder):
+            raise DataDirUnusable(
+                f"data_dir={settings.data_dir}: {blocked} can't be written: {_why(blocked)}"
+            )
+    keys = with_kept_key(settings).all_keys()
+    for url in sink_names(settings).values():
+        make_sink(url, settings, worker=0)
+    describe_databases(settings.geoip_db)
+    AnalyticsJs(settings, Keyring(keys), Cors(keys))
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        Certificate(settings.tls_cert, settings.tls_key)
+    return settings
+
+
+def _why(blocked: Path) -> str:
+    """Return what the system would say to one who writes below *blocked*."""
+    if not blocked.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    is_read_only = os.statvfs(blocked).f_flag & os.ST_RDONLY
+    return os.strerror(errno.EROFS if is_read_only else errno.EACCES)
 
 
 async def _check_sinks(settings: Settings) -> None:
@@ -115,10 +156,6 @@ async def _check_sinks(settings: Settings) -> None:
             await sink.check()
         finally:
             await sink.close()
-
-
-def _databases(settings: Settings) -> list[str]:
-    return Databases(settings.geoip_db, entries_max=1, copy_dir=None).describe()
 
 
 def _describe(settings: Settings) -> list[str]:

@@ -6,17 +6,20 @@ from __future__ import annotations
 class SegsrvError(Exception):
     """Base of every error that segsrv raises on purpose.
 
-    `status` is the HTTP status of the answer, `code` the machine-readable word in it.
+    `status` is the HTTP status of the answer, `code` the machine-readable word in it, `exit_code`
+    the status of a command that ends with it.
     """
 
     status = 500
     code = "internal_error"
+    exit_code = 3
 
 
 class SettingsError(SegsrvError):
     """A setting is unknown or wrong; the message names it, its value and what is expected."""
 
     code = "settings"
+    exit_code = 2
 
 
 class BadRequest(SegsrvError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import json
 import logging
@@ -21,7 +22,7 @@ from aiohttp import web
 
 from segsrv import allocator
 from segsrv.app import create_app
-from segsrv.errors import Overloaded, SegsrvError
+from segsrv.errors import Overloaded, SegsrvError, SettingsError
 from segsrv.http.connection import Connection
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
@@ -29,8 +30,8 @@ from segsrv.write_keys import with_keys
 
 logger = logging.getLogger(__name__)
 
-STARTUP_FAILURE = 3
-"""Exit status of a process that could not start; a worker with it is not started again."""
+STARTUP_FAILURES = (SettingsError.exit_code, SegsrvError.exit_code)
+"""Exit statuses of a process that could not start; a worker with one is not started again."""
 RESTART_DELAY_S = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 BACKLOG = 1_024
@@ -56,10 +57,8 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
     allocator.keep_small()
     try:
         listener = _listen(settings.host, settings.port)
-    except OSError as error:
-        raise SegsrvError(
-            f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}"
-        ) from error
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(settings, error) from error
     with listener:
         port = listener.getsockname()[1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -87,7 +86,7 @@ def run_worker(
             runner.run(_serve(settings, listener, worker, on_ready, parent_fd))
     except SegsrvError as error:
         print(f"segsrv: {error}", file=sys.stderr)  # noqa: T201
-        return STARTUP_FAILURE
+        return error.exit_code
     return 0
 
 
@@ -284,8 +283,8 @@ class _Workers:
             status = os.waitstatus_to_exitcode(wait_status)
             if self._is_stopping:
                 result = max(result, abs(status))
-            elif status == STARTUP_FAILURE:
-                result = STARTUP_FAILURE
+            elif status in STARTUP_FAILURES:
+                result = status
                 self._stop()
             else:
                 logger.error("worker died, starting it again worker=%d status=%d", worker, status)
@@ -300,18 +299,48 @@ class _Workers:
                 os.kill(pid, signal.SIGTERM)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+def check_address(settings: Settings) -> None:
+    """Learn whether `serve` could listen, without doing it.
+
+    A port that is in use is no fault: most often it is the server that the settings are meant for.
+
+    Raises:
+        SegsrvError: The address is not this machine's, or the port is not this user's.
+
+    """
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        _bind(settings.host, settings.port).close()
+    except (OSError, UnicodeError) as error:
+        if not (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
+            raise _cannot_listen(settings, error) from error
+
+
+def _cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SegsrvError:
+    reason = getattr(error, "strerror", None) or error
+    return SegsrvError(f"can't listen on {settings.host}:{settings.port}: {reason}")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    listener = _bind(host, port)
+    try:
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, UnicodeError):  # The latter for a name with an empty or too long part.
+        bound.close()
+        raise
+    return bound
 
 
 def _raise_file_limit() -> None:

@@ -10,7 +10,8 @@ import signal
 
 from aiohttp import web
 
-from segsrv import create_app, settings_sources
+from segsrv import create_app
+from segsrv.settings import sources
 
 PREFIX = "/outer/ingest"
 
@@ -25,13 +26,13 @@ async def stamp(request, handler):
 async def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["serve"])
-    settings_sources.add_flags(parser)
-    settings = settings_sources.load(vars(parser.parse_args()), os.environ)
+    sources.add_flags(parser)
+    settings = sources.load(vars(parser.parse_args()), os.environ)
 
     outer = web.Application(client_max_size=1_024, middlewares=[stamp])
     outer.add_subapp(PREFIX, create_app(settings))
     # A second one in the same process, with a data directory of its own.
-    other = settings_sources.load({"data_dir": f"{settings.data_dir}-other"}, {})
+    other = sources.load({"data_dir": f"{settings.data_dir}-other"}, {})
     outer.add_subapp("/other", create_app(other))
 
     stop = asyncio.Event()

@@ -16,7 +16,6 @@ FUNCTION_LINES_MAX = 60
 ROOMS = [
     "errors",
     "settings",
-    "settings_sources",
     "events",
     "journal",
     "sinks",

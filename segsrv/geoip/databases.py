@@ -50,13 +50,6 @@ class Databases:
     def misses(self) -> int:
         return self._retired_misses + self.geo.look_up.cache_info().misses
 
-    def describe(self) -> list[str]:
-        """Return a line for each database: its type and when it was built."""
-        return [
-            f"{reader.metadata().database_type} ({path})"
-            for path, reader in zip(self.paths, self._readers, strict=True)
-        ]
-
     async def watch(self, interval_s: float, on_reload: Callable[[], None]) -> None:
         """Look for replaced files for ever; opening happens in a thread, the swap on the loop."""
         while True:
@@ -101,7 +94,31 @@ class Databases:
                 return maxminddb.open_database(name, maxminddb.MODE_AUTO)
             finally:
                 Path(name).unlink()
-        except maxminddb.InvalidDatabaseError as error:
-            raise SettingsError(f"geoip_db={path}: is no MaxMind database") from error
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"geoip_db={path}: {error}") from error
+        except (maxminddb.InvalidDatabaseError, OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+
+
+def describe(paths: Sequence[Path]) -> list[str]:
+    """Return a line for each database, its type and its path; none is copied.
+
+    Raises:
+        SettingsError: A file can't be opened as a database.
+
+    """
+    lines = []
+    for path in paths:
+        try:
+            with maxminddb.open_database(path, maxminddb.MODE_FILE) as reader:
+                lines.append(f"{reader.metadata().database_type} ({path})")
+        except (maxminddb.InvalidDatabaseError, OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    return lines
+
+
+def _unreadable(path: Path, error: Exception) -> SettingsError:
+    reason: object = error
+    if isinstance(error, maxminddb.InvalidDatabaseError):
+        reason = "is no MaxMind database"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    return SettingsError(f"geoip_db={path}: {reason}")

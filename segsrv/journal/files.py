@@ -20,7 +20,9 @@ def make_dir(path: Path) -> None:
 
 def obstacle(path: Path) -> Path | None:
     """Return what keeps *path* from being a folder that can be written; None if nothing does."""
-    present = next(part for part in (path, *path.absolute().parents) if part.exists())
+    # Not `exists`: it raises below a folder that may not be looked into, the obstacle.
+    parts = (path, *path.absolute().parents)
+    present = next(part for part in parts if file_version(part) is not None)
     can_be_written = present.is_dir() and os.access(present, os.W_OK | os.X_OK)
     return None if can_be_written else present
 

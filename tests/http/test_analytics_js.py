@@ -119,7 +119,7 @@ def test_a_key_needs_no_particular_letters(start_server, umd):
 def test_a_wrong_folder_stops_the_start(start_server, umd, make, complaint):
     """A folder that is not the package's stops the start with one line that says why."""
     make(umd)
-    with pytest.raises(AssertionError, match="ended with 3 at start") as caught:
+    with pytest.raises(AssertionError, match="ended with 2 at start") as caught:
         start_server("--analytics-js-dir", str(umd))
     assert complaint in str(caught.value)
     assert f"analytics_js_dir={umd}" in str(caught.value)

@@ -79,6 +79,6 @@ class TestTls:
     def test_a_certificate_without_its_key_is_refused_at_start(self, start_server, tmp_path):
         """A pair that does not belong together stops the start, naming both files."""
         one, other = make_certificate(tmp_path, "one"), make_certificate(tmp_path, "other")
-        with pytest.raises(AssertionError, match="ended with 3 at start") as caught:
+        with pytest.raises(AssertionError, match="ended with 2 at start") as caught:
             start_server("--tls-cert", str(one[0]), "--tls-key", str(other[1]))
         assert str(other[1]) in str(caught.value)

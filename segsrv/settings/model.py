@@ -1,20 +1,22 @@
 """Everything that can be configured: names, types, limits and their checks.
 
 A field's name is its TOML key; `SEGSRV_` and the upper-cased name is its environment variable; the
-name with dashes is its flag. `settings_sources.py` reads those three; this module only knows what a
+name with dashes is its flag. `sources.py` reads those three; this module only knows what a
 right value is, so that `Settings(...)` can also be built by hand and embedded.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import re
+import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from segsrv.errors import SettingsError
+from segsrv.settings.fields import option, settle, table
+from segsrv.settings.key import Key
 
 Durability = Literal["fsync", "write", "memory"]
 Privacy = Literal["keep", "strict", "comply"]
@@ -23,50 +25,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 GIB = 1 << 30
 MIB = 1 << 20
-_ORIGIN = re.compile(r"\*|null|[a-z*][a-z0-9+.*-]*://[^/\s]+", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """A write key: a public id for logs and banners, a secret, and where browsers may use it from.
-
-    `origins` is empty (any origin) or a list such as `https://*.example.com`.
-    """
-
-    id: str
-    secret: str = field(repr=False)
-    origins: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Key:
-        """Read `secret` or `id:secret`; without an id, one is derived from the secret's hash."""
-        key_id, colon, secret = text.partition(":")
-        if not colon:
-            key_id, secret = "", text
-        if not secret or (colon and not key_id):
-            raise SettingsError("write_key: expected SECRET or ID:SECRET, neither part empty")
-        return cls(id=key_id or derived_key_id(secret), secret=secret)
-
-    def __post_init__(self) -> None:
-        for origin in self.origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise SettingsError(
-                    f"keys.{self.id}: origins={origin}: expected what browsers send, "
-                    "SCHEME://HOST or SCHEME://HOST:PORT, with * for any text"
-                )
-
-
-def derived_key_id(secret: str) -> str:
-    return "key-" + hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()[:8]
-
-
-def option(
-    default: Any, help_text: str, *, low: float | None = None, high: float | None = None
-) -> Any:
-    """Declare a setting with its help and, for numbers, the inclusive range that is allowed."""
-    return field(default=default, metadata={"help": help_text, "low": low, "high": high})
-
-
+@table
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings, checked when built; raises SettingsError naming the setting and its value."""
@@ -75,8 +36,15 @@ class Settings:
     port: int = option(8080, "port to listen on; 0 picks a free one", low=0, high=65535)
     workers: int = option(1, "processes, each with its own journal", low=1, high=256)
     data_dir: Path = option(Path("data"), "where the journal, events and state live")
-    write_key: tuple[str, ...] = option((), "accepted write key, SECRET or ID:SECRET")
-    sink: tuple[str, ...] = option(("file:",), "where events go, as a URL such as file:PATH")
+    write_key: tuple[str, ...] = option(
+        (), "accepted write key, SECRET or ID:SECRET", is_secret=True
+    )
+    write_key_file: Path | None = option(
+        None, "file with a write key a line, SECRET or ID:SECRET, so that the process list has none"
+    )
+    sink: tuple[str, ...] = option(
+        ("file:",), "where events go, as a URL such as file:PATH", is_secret=True
+    )
     geoip_db: tuple[Path, ...] = option((), "MaxMind database (.mmdb); several may be given")
     durability: Durability = option(
         "fsync", "what a 200 means: fsync (on stable storage), write (handed to the kernel), memory"
@@ -183,32 +151,22 @@ class Settings:
     keys: tuple[Key, ...] = field(
         default=(), metadata={"help": "write keys with id, secret and origins (TOML only)"}
     )
-    integrations: dict[str, Any] = field(
+    integrations: dict[str, dict[str, Any]] = field(
         default_factory=dict,
         metadata={"help": "merged into `integrations` of the settings endpoint (TOML only)"},
     )
 
     def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
-            _check(spec, getattr(self, spec.name))
+        settle(self)
         if not self.sink:
             raise SettingsError("sink: at least one is needed, for example file:")
-        ids = [key.id for key in self.all_keys()]
-        for key_id in ids:
-            if ids.count(key_id) > 1:
-                raise SettingsError(f"keys: the id {key_id!r} is given twice")
-        by_secret: dict[str, str] = {}
-        for key in self.all_keys():
-            other = by_secret.setdefault(key.secret, key.id)
-            if other != key.id:
-                raise SettingsError(f"keys: {other!r} and {key.id!r} have the same secret")
+        _check_keys(self.all_keys())
+        for text in self.trusted_proxies:
+            _check_network(text)
+        if self.public_url:
+            _check_public_url(self.public_url)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("tls_cert and tls_key: give both, or neither")
-        for name, extra in self.integrations.items():
-            if not isinstance(extra, dict):
-                raise SettingsError(f"integrations.{name}={extra!r}: expected a table")
-        if self.public_url and not self.public_url.startswith(("http://", "https://")):
-            raise SettingsError(f"public_url={self.public_url}: expected http:// or https://")
         for small, large in (
             # What never fits would be answered with 503, and sent again for ever.
             ("event_bytes_max", "pending_bytes_max"),
@@ -224,23 +182,43 @@ class Settings:
         return (*(Key.parse(text) for text in self.write_key), *self.keys)
 
 
-def choices(spec: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """Return what a setting of a fixed set of words may be, or nothing for the others."""
-    return _CHOICES.get(str(spec.type), ())
+def _check_keys(keys: Sequence[Key]) -> None:
+    """Refuse keys that can't be told apart, and those whose secret is said as another's id."""
+    by_id: dict[str, Key] = {}
+    by_secret: dict[str, Key] = {}
+    for key in keys:
+        if key.id in by_id:
+            raise SettingsError(f"keys: the id {key.id!r} is given twice")
+        by_id[key.id] = key
+        other = by_secret.setdefault(key.secret, key)
+        if other is not key:
+            raise SettingsError(f"keys: {other.id!r} and {key.id!r} have the same secret")
+    for key in keys:
+        # Not by its id, which is the secret.
+        if key.id in by_secret:
+            raise SettingsError("keys: an id, which anybody may see, is the secret of a key")
 
 
-_CHOICES = {
-    "Durability": get_args(Durability),
-    "LogLevel": get_args(LogLevel),
-    "Privacy": get_args(Privacy),
-    "StoredKey": get_args(StoredKey),
-}
+def _check_network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise SettingsError(
+            f"trusted_proxies={text}: expected a network such as 10.0.0.0/8"
+        ) from error
 
 
-def _check(spec: dataclasses.Field[Any], value: Any) -> None:
-    low, high = spec.metadata.get("low"), spec.metadata.get("high")
-    if low is not None and high is not None and not low <= value <= high:
-        raise SettingsError(f"{spec.name}={value}: expected {low} to {high}")
-    allowed = choices(spec)
-    if allowed and value not in allowed:
-        raise SettingsError(f"{spec.name}={value!r}: expected one of {', '.join(allowed)}")
+def _check_public_url(text: str) -> None:
+    """Refuse what no client could reach, and a password, which every client would get to see."""
+    try:
+        url = urlsplit(text)
+        is_right = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_right = False
+    if "@" in text or "?" in text or "#" in text or " " in text:
+        # Without the value, which may hold the password.
+        raise SettingsError(
+            "public_url: expected no user, password, query, fragment or space in it"
+        )
+    if not is_right:
+        raise SettingsError(f"public_url={text}: expected http:// or https:// and a host")

@@ -1,0 +1,6 @@
+"""What can be configured: the typed model, and the sources that it is read from."""
+
+from segsrv.settings.key import Key
+from segsrv.settings.model import MIB, Settings
+
+__all__ = ["MIB", "Key", "Settings"]

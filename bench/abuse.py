@@ -1,4 +1,4 @@
-"""What a hostile client costs the others: the worst bodies that a search finds, beside a steady one.
+"""What a hostile client costs others: the worst bodies that a search finds, beside a steady one.
 
     python bench/abuse.py
 
@@ -11,6 +11,7 @@ each of several rounds. Load goes to a server of its own on 127.0.0.1, for a bou
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import socket
 import statistics
@@ -23,7 +24,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Self
 
 import load
 import machine
@@ -47,13 +48,23 @@ REST_MIB_MAX = 150.0
 
 
 @dataclass(slots=True)
+class Round:
+    """One round: what each attack did, the steady client alone, and memory in MiB."""
+
+    seen: list[Seen]
+    alone: Seen
+    peak_mib: float
+    rest_mib: float
+
+
+@dataclass(slots=True)
 class Seen:
     """What one attack did: the steady client's times, the attacker's answers, the server's CPU."""
 
     p50_ms: float
     p99_ms: float
     max_ms: float
-    failed: int
+    failed: float
     answers: Counter[str] = field(default_factory=Counter)
     cpu_ms: float = 0.0
 
@@ -68,7 +79,7 @@ class Attackers:
         self._is_over = threading.Event()
         self._threads = [threading.Thread(target=self._send) for _ in range(CONNECTIONS)]
 
-    def __enter__(self) -> Attackers:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -116,7 +127,7 @@ class Memory:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._sample)
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -146,21 +157,26 @@ class Trial:
         """Attack for *seconds*; without an *attack* the steady client is alone."""
         port = self._server.port
         if attack is None:
-            return Seen(**self._steady(seconds))
+            return self._steady(seconds)
         cpu_before_s = self._cpu_s()
         with Attackers(port, request_of(attack, WRITE_KEY)) as attackers:
-            seen = Seen(**self._steady(seconds), answers=attackers.answers)
-        answered = sum(attackers.answers.values())
+            seen = self._steady(seconds)
+        seen.answers = attackers.answers
+        answered = sum(seen.answers.values())
         seen.cpu_ms = (self._cpu_s() - cpu_before_s) * 1e3 / max(answered, 1)
         return seen
 
-    def _steady(self, seconds: float) -> dict[str, float]:
+    def _steady(self, seconds: float) -> Seen:
         assert self._client.stdin is not None
         assert self._client.stdout is not None
         print(seconds, file=self._client.stdin, flush=True)
         result: dict[str, float] = orjson.loads(self._client.stdout.readline())
-        del result["sent"]
-        return result
+        return Seen(
+            p50_ms=result["p50_ms"],
+            p99_ms=result["p99_ms"],
+            max_ms=result["max_ms"],
+            failed=result["failed"],
+        )
 
     def _cpu_s(self) -> float:
         tasks = Path(f"/proc/{self._server.process.pid}/task").glob("*/schedstat")
@@ -212,9 +228,7 @@ def search(options: argparse.Namespace, steady: Trial, *, has_key: bool) -> list
     return sorted(seen, key=lambda attack: -seen[attack])[: options.worst]
 
 
-def measure(
-    options: argparse.Namespace, attacks: list[Attack], folder: Path
-) -> tuple[list[Seen], Seen, float, float]:
+def measure(options: argparse.Namespace, attacks: list[Attack], folder: Path) -> Round:
     """Run *attacks* one after the other on a new server; return what they did, and the memory."""
     with (
         tempfile.TemporaryDirectory(dir=folder) as scratch,
@@ -224,19 +238,19 @@ def measure(
         alone = steady.run(None, options.seconds)
         seen = [steady.run(attack, options.seconds) for attack in attacks]
         time.sleep(options.rest_s)
-        return seen, alone, memory.peak_mib, memory.now_mib()
+        return Round(seen, alone, memory.peak_mib, memory.now_mib())
 
 
 def report(options: argparse.Namespace, attacks: list[Attack], folder: Path) -> int:
     """Measure all rounds, print a table, and return 1 if a bound was broken."""
     rounds = [measure(options, attacks, folder) for _ in range(options.rounds)]
-    alone = statistics.median(one[1].p99_ms for one in rounds)
+    alone = statistics.median(one.alone.p99_ms for one in rounds)
     print(f"the steady client alone: p99 {alone:.1f} ms (median of {options.rounds} rounds)\n")
     print("| attack | key | CPU ms a request | answers | steady p50 / p99 ms | limit |")
     print("|---|---|---|---|---|---|")
     faults = []
     for index, attack in enumerate(attacks):
-        all_seen = [one[0][index] for one in rounds]
+        all_seen = [one.seen[index] for one in rounds]
         p50, p99, cpu = (
             statistics.median(getattr(seen, name) for seen in all_seen)
             for name in ("p50_ms", "p99_ms", "cpu_ms")
@@ -251,7 +265,8 @@ def report(options: argparse.Namespace, attacks: list[Attack], folder: Path) -> 
             faults.append(f"{attack}: p99 {p99:.1f} ms, the limit is {limit:g}")
         if failed := sum(seen.failed for seen in all_seen):
             faults.append(f"{attack}: {failed} requests of the steady client failed")
-    peak, rest = (statistics.median(one[part] for one in rounds) for part in (2, 3))
+    peak = statistics.median(one.peak_mib for one in rounds)
+    rest = statistics.median(one.rest_mib for one in rounds)
     print(f"\nanonymous memory: at most {peak:.0f} MiB (limit {PEAK_MIB_MAX:g}), ", end="")
     print(f"{rest:.0f} MiB {options.rest_s:g} s later (limit {REST_MIB_MAX:g})")
     if peak > PEAK_MIB_MAX or rest > REST_MIB_MAX:
@@ -266,7 +281,7 @@ def has_key(attack: Attack) -> bool:
 
 
 def _options() -> argparse.Namespace:
-    cores = sorted(machine.os.sched_getaffinity(0))
+    cores = sorted(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(

@@ -1,9 +1,10 @@
-"""Bodies that cost a server as much as they can: known ones, and a grammar to look for worse ones."""
+"""Bodies that cost a server as much as they can: known ones, and a grammar to find worse ones."""
 
 from __future__ import annotations
 
 import gzip
 import random
+import sys
 import zlib
 from base64 import b64encode
 from collections.abc import Callable
@@ -12,9 +13,9 @@ from dataclasses import dataclass, replace
 import brotli
 import payloads
 
-try:
+if sys.version_info >= (3, 14):
     from compression import zstd
-except ImportError:
+else:
     from backports import zstd
 
 BODY_BYTES_MAX = 4 << 20
@@ -24,10 +25,11 @@ PATHS = ("/api/v1/segment", "/api/v1/segment/compat?ip_policy=strict&cookie_poli
 KEYS = ("none", "wrong", "header", "body")
 ENCODINGS = ("identity", "gzip", "deflate", "br", "zstd", "gzip members")
 CHUNKS = (0, 0, 0, 1, 16)
+CHUNKS_MAX = 300_000
 SIZES = (16_000, 60_000, 250_000, 1 << 20, BODY_BYTES_MAX)
 AGENT_WORDS = (
-    "Mozilla/5.0 Windows NT Linux Android iPhone AppleWebKit Chrome/91.0 Safari HTC Silk Version/4.0"
-    " Build/ SAMSUNG Nokia Opera Kindle CFNetwork Darwin Mobile Googlebot facebook Xiaomi"
+    "Mozilla/5.0 Windows NT Linux Android iPhone AppleWebKit Chrome/91.0 Safari HTC Silk Build/"
+    " Version/4.0 SAMSUNG Nokia Opera Kindle CFNetwork Darwin Mobile Googlebot facebook Xiaomi"
 ).split()
 
 
@@ -178,7 +180,8 @@ def request_of(attack: Attack, write_key: str) -> bytes:
         lines.append(f"Content-Encoding: {attack.encoding.partition(' ')[0]}")
     if attack.chunk_bytes:
         lines.append("Transfer-Encoding: chunked")
-        size = attack.chunk_bytes
+        # So many chunks at the most, for the sake of who sends them.
+        size = max(attack.chunk_bytes, len(body) // CHUNKS_MAX)
         body = b"".join(
             b"%x\r\n%s\r\n" % (len(part), part)
             for part in (body[start : start + size] for start in range(0, len(body), size))

@@ -35,6 +35,7 @@ class Client:
         self._port = port
         self._requests: Iterator[bytes] = cycle(requests)
         self._free: list[Line] = []
+        self._freed = asyncio.Event()
         self._lines: list[Line] = []
 
     async def send(self, rate: float, seconds: float) -> dict[str, float]:
@@ -59,13 +60,14 @@ class Client:
         }
 
     async def _send_one(self, due: float) -> asyncio.Future[None]:
-        if not self._free and len(self._lines) < CONNECTIONS_MAX:
+        if not self._free and len(self._lines) >= CONNECTIONS_MAX:
+            self._freed.clear()
+            await self._freed.wait()
+        if not self._free:
             loop = asyncio.get_running_loop()
             _transport, line = await loop.create_connection(Line, "127.0.0.1", self._port)
             self._lines.append(line)
             self._free.append(line)
-        while not self._free:
-            await asyncio.sleep(0.001)
         line = self._free.pop()
         answered = line.send(next(self._requests))
 
@@ -74,8 +76,10 @@ class Client:
             self.failed += not line.is_ok
             if line.is_open:
                 self._free.append(line)
+                self._freed.set()
             else:
                 self._lines.remove(line)
+                self._freed.set()
 
         answered.add_done_callback(done)
         return answered
@@ -117,8 +121,8 @@ class Line(asyncio.Protocol):
             self._answered = None
 
 
-async def serve(port: int, folder: Path, rate: float) -> None:
-    client = Client(port, [path.read_bytes() for path in sorted(folder.glob("*.http"))])
+async def serve(port: int, requests: list[bytes], rate: float) -> None:
+    client = Client(port, requests)
     while line := await asyncio.to_thread(sys.stdin.readline):
         print(orjson.dumps(await client.send(rate, float(line))).decode(), flush=True)
 
@@ -129,7 +133,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with one whole HTTP request per *.http file")
     parser.add_argument("--rate", type=float, default=200.0)
     options = parser.parse_args()
-    uvloop.run(serve(options.port, options.folder, options.rate))
+    requests = [path.read_bytes() for path in sorted(options.folder.glob("*.http"))]
+    uvloop.run(serve(options.port, requests, options.rate))
 
 
 if __name__ == "__main__":

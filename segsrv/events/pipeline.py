@@ -149,10 +149,23 @@ def _prepare(item: Event, payload: Payload, sender: Sender) -> str:
                 item["integrations"] = payload.integrations | (own or {})
         if payload.sent_at is not None and item.get("sentAt") is None:
             item["sentAt"] = payload.sent_at
+    if sender.gives_user_agent and sender.user_agent:
+        _give_user_agent(item, sender.user_agent)
     kind = item.get("type")
     if kind is None and sender.event_type is not None:
         kind = item["type"] = sender.event_type
     return kind if kind.__class__ is str and kind in EVENT_TYPES else "other"
+
+
+def _give_user_agent(item: Event, user_agent: str) -> None:
+    """Put the request's *user_agent* where *item* names none."""
+    context = as_object(item.get("context"), "context", item)
+    if context is None:
+        context = item["context"] = {}
+    if not context.get("userAgent") and not context.get("user_agent"):
+        # A header's bytes that are no UTF-8 arrive as surrogates, which JSON can't hold.
+        raw = user_agent.encode("utf-8", "surrogateescape")
+        context["userAgent"] = raw.decode("utf-8", "replace")
 
 
 def _dead_letter(letter: dict[str, Any], item: Any) -> bytes:

@@ -29,10 +29,11 @@ from segsrv.http.body import CONTENT_ENCODING
 logger = logging.getLogger(__name__)
 
 MESSAGE_CHARS_MAX = 200
-HIDING = b"-Ignored"
-"""Appended to the name of an `Upgrade` header."""
-_UPGRADE = re.compile(rb"(\r\nupgrade):", re.IGNORECASE)
-_UPGRADE_BYTES = len(b"\r\nupgrade:")
+UPGRADE_BYTES = len(b"\r\nupgrade")
+UPGRADES_MAX = 256
+"""Of those in a packet that are written in unusual letter cases; a change of one takes 0.7 us."""
+_UPGRADE = re.compile(rb"(\r\nupgrad)e", re.IGNORECASE)
+_UPGRADE_USUAL = (b"\r\nUpgrade", b"\r\nupgrade")
 
 
 class Connection(RequestHandler):
@@ -53,21 +54,23 @@ class Connection(RequestHandler):
         self._is_half_closed = False
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, without `Upgrade` headers.
+        """Parse what came, with a letter of `Upgrade` headers changed.
 
-        No body that is stored is changed by that: JSON has no line that begins with a bare word.
+        A body could be hit too, but none that is stored: no line of JSON begins with a bare word.
+        Its length stays, or its end would be taken for a request of the next client of a proxy.
         """
         # aiohttp calls this without data to go on after a pause.
         if data:
             begun = self._packet_end
-            if b"\r" in begun and (found := _UPGRADE.search(begun + data[:_UPGRADE_BYTES])):
-                colon = found.end() - len(begun) - 1
-                data = data[:colon] + HIDING + data[colon:]
-            self._packet_end = (begun + data if len(data) < _UPGRADE_BYTES else data)[
-                1 - _UPGRADE_BYTES :
-            ]
+            if b"\r" in begun and (found := _UPGRADE.search(begun + data[:UPGRADE_BYTES])):
+                at = found.end() - len(begun) - 1
+                data = data[:at] + b"_" + data[at + 1 :]
+            end = data if len(data) >= UPGRADE_BYTES else begun + data
+            self._packet_end = end[1 - UPGRADE_BYTES :]
             if _UPGRADE.search(data) is not None:
-                data = _UPGRADE.sub(rb"\1" + HIDING + b":", data)
+                for name in _UPGRADE_USUAL:
+                    data = data.replace(name, name[:-1] + b"_")
+                data = _UPGRADE.sub(rb"\1_", data, count=UPGRADES_MAX)
         super().data_received(data)
         if self._messages:
             self._last_body = self._messages[-1][1]

@@ -311,6 +311,24 @@ class TestUpgrade:
         assert statuses(run(main())) == [200, 200]
         assert ids[0] in served.stored_ids()
 
+    def test_a_body_that_looks_like_one_keeps_its_length(self, run, served):
+        """What stands in a body never becomes a request, which would answer a proxy's next client.
+
+        Nor does the header's name there change what is stored of any JSON.
+        """
+        hidden = request("/health", b"", method="GET")
+        body = b"\r\nUpgrade: h2c" * 100 + hidden * 3
+        ids, requests = events(1, text="\r\nUpgrade: h2c")
+
+        async def main():
+            async with served():
+                return await served.ask(request("/v1/m", body) + requests[0] + hidden)
+
+        assert statuses(run(main())) == [200, 200, 200]
+        assert served.stored_ids() == ids
+        (path,) = served.data_dir.glob("events/**/*.ndjson")
+        assert json.loads(path.read_bytes())["text"] == "\r\nUpgrade: h2c"
+
     def test_the_header_may_come_in_parts(self, run, served):
         """Wherever a packet ends, and if each has but one byte, the request behind is answered."""
         ids, requests = events(1, *H2C)

@@ -18,6 +18,7 @@ from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors
 from segsrv.http.ingest import Ingest
 from segsrv.http.openapi import OpenApi
+from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
 from segsrv.http.routes import add_routes
 from segsrv.ops.health import Health
@@ -76,6 +77,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
     add_routes(
         app,
         ingest,
+        Pixel(ingest, cors, body_bytes_max=settings.body_bytes_max),
         Health(station, metrics, retry_after_s=settings.retry_after_s),
         ProjectSettings(settings, keyring, cors),
         AnalyticsJs(settings, keyring, cors),

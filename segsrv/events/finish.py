@@ -30,7 +30,7 @@ class Sender:
     `user_agent` is the request's header, its bytes that are no UTF-8 as surrogate escapes.
     `event_type` is for events without one, where the path
     names it. `is_client` says that the events come from the user's own device, and so take its
-    address.
+    address; `gives_user_agent`, that those which name no user agent take the request's.
     """
 
     api_key: str | None
@@ -40,6 +40,7 @@ class Sender:
     ip_policy: Policy = "keep"
     event_type: str | None = None
     is_client: bool = False
+    gives_user_agent: bool = False
     correct_timestamps: bool = False
 
 

@@ -92,6 +92,8 @@ class Pipeline:
                 continue
             if shared is not None:
                 shared.give(item)
+            if sender.gives_user_agent and sender.user_agent:
+                _give_user_agent(item, sender.user_agent)
             kind = _kind(item, sender)
             event_id = item.pop("messageId", None)
             event = output.map_event(item)
@@ -215,6 +217,17 @@ def _kind(item: Event, sender: Sender) -> str:
     if kind is None and sender.event_type is not None:
         kind = item["type"] = sender.event_type
     return kind if kind.__class__ is str and kind in EVENT_TYPES else "other"
+
+
+def _give_user_agent(item: Event, user_agent: str) -> None:
+    """Put the request's *user_agent* where *item* names none."""
+    context = as_object(item.get("context"), "context", item)
+    if context is None:
+        context = item["context"] = {}
+    if not context.get("userAgent") and not context.get("user_agent"):
+        # A header's bytes that are no UTF-8 arrive as surrogates, which JSON can't hold.
+        raw = user_agent.encode("utf-8", "surrogateescape")
+        context["userAgent"] = raw.decode("utf-8", "replace")
 
 
 def _dead_letter(letter: dict[str, Any], item: Any) -> bytes:

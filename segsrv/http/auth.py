@@ -129,17 +129,31 @@ def _unknown_key() -> Unauthorized:
 def _no_key() -> Unauthorized:
     return Unauthorized(
         "no write key: send it as Basic auth user, X-Write-Key header, "
-        "token query parameter, or writeKey in the body"
+        "token or writeKey query parameter, or writeKey in the body"
     )
 
 
+def is_credential(name: str) -> bool:
+    """Say whether a query parameter of this name carries the write key."""
+    return name == "token" or name.startswith("p_") or name.lower() == "writekey"
+
+
 def _from_query(request: web.Request) -> str | None:
-    """Return `token`, or the first of the `p_…` parameters that Jitsu's SDK disguises it as."""
+    """Return `token`, else `writeKey` in any letter case, else the first `p_…` parameter.
+
+    RudderStack's SDKs and pixels send the second, Jitsu's SDK disguises it as the third.
+    """
     query = request.query
     token = query.get("token")
     if token:
         return token
-    return next((value for name, value in query.items() if name.startswith("p_") and value), None)
+    disguised = None
+    for name, value in query.items():
+        if value and is_credential(name):
+            if not name.startswith("p_"):
+                return value
+            disguised = disguised or value
+    return disguised
 
 
 def _hash(credential: str) -> bytes:

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 from multidict import istr
 
 from segsrv.errors import BadRequest, Overloaded, Unavailable
+from segsrv.http.x_gzip import X_GZIP, Gunzipped
 
 CONTENT_ENCODING = istr("Content-Encoding")
-ENCODINGS = ("gzip", "deflate", "br", "zstd", "identity")
+ENCODINGS = ("gzip", X_GZIP, "deflate", "br", "zstd", "identity")
 
 
 class BodyTimeout(Unavailable):
@@ -45,8 +46,9 @@ class BodyReader:
 
         """
         headers = request.headers
+        encoding = None
         if CONTENT_ENCODING in headers:
-            _check_encoding(headers[CONTENT_ENCODING])
+            encoding = _encoding(headers.getall(CONTENT_ENCODING))
         announced = request.content_length
         if announced is not None and announced > self._bytes_max:
             raise BadRequest(
@@ -55,10 +57,12 @@ class BodyReader:
             )
         content = request.content
         try:
-            if content.is_eof():
+            if encoding == X_GZIP:
+                body = await self._read_pieces(Gunzipped(content))
+            elif content.is_eof():
                 body = content.read_nowait()
             else:
-                body = await self._read_pieces(request)
+                body = await self._read_pieces(content)
         except (RequestPayloadError, HttpProcessingError, PayloadAccessError) as error:
             # aiohttp's text begins with a line that only names the status.
             reason = str(error).rpartition("\n")[2].strip()
@@ -67,11 +71,11 @@ class BodyReader:
             raise self._too_large()
         return body
 
-    async def _read_pieces(self, request: web.Request) -> bytes:
+    async def _read_pieces(self, content: StreamReader | Gunzipped) -> bytes:
         pieces, size = [], 0
         try:
             async with asyncio.timeout(self._timeout_s):
-                while piece := await request.content.readany():
+                while piece := await content.readany():
                     pieces.append(piece)
                     size += len(piece)
                     self.reading_bytes += len(piece)
@@ -107,10 +111,21 @@ class BodyReader:
         )
 
 
-def _check_encoding(encoding: str) -> None:
-    """Refuse what aiohttp would hand on undecoded, where it would look like broken JSON."""
-    if encoding.strip().lower() not in ENCODINGS:
+def _encoding(lines: list[str]) -> str:
+    """Return the encoding that the lines of the header name, in lower case.
+
+    Refused is what aiohttp would hand on undecoded, where it would look like broken JSON; of
+    several lines it heeds the last.
+    """
+    encoding = ", ".join(lines).strip().lower()
+    if "," in encoding:
+        raise BadRequest(
+            f"the body is in more than one Content-Encoding: {encoding[:100]!r}; one is read",
+            code="unknown_encoding",
+        )
+    if encoding not in ENCODINGS:
         raise BadRequest(
             f"the Content-Encoding {encoding[:100]!r} is not one of {', '.join(ENCODINGS)}",
             code="unknown_encoding",
         )
+    return encoding

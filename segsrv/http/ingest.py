@@ -18,6 +18,7 @@ from segsrv.events.scan import check_values
 from segsrv.http import answers
 from segsrv.http.auth import Keyring
 from segsrv.http.body import BodyReader
+from segsrv.http.body_shape import check_shape
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
 from segsrv.http.paths import Target
@@ -36,6 +37,7 @@ ROOM_BYTES_MAX = MIB
 POLICY_CHARS_MAX = 20
 POLICIES_WARNED_MAX = 1_024
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Read = Callable[[web.Request], Awaitable[bytes]]
 
 
 class Ingest:
@@ -71,11 +73,15 @@ class Ingest:
         }
         self._has_outer_layers: bool | None = None
 
-    def handler(self, target: Target) -> Handler:
-        """Return the handler of the paths that say *target*."""
+    def handler(self, target: Target, read: Read | None = None) -> Handler:
+        """Return the handler of the paths that say *target*.
+
+        *read* returns what stands for the body where events come in another part of the request.
+        """
+        read_body = read or self._bodies.read
 
         async def ingest(request: web.Request) -> web.StreamResponse:
-            return await self._answer(request, lambda: self._take(request, target))
+            return await self._answer(request, lambda: self._take(request, target, read_body))
 
         return ingest
 
@@ -125,7 +131,7 @@ class Ingest:
             return answers.ok(headers=self._cors.headers(origin))
         return answers.RenderedOk(self._rendered_tail(origin))
 
-    async def _take(self, request: web.Request, target: Target) -> bool:
+    async def _take(self, request: web.Request, target: Target, read_body: Read) -> bool:
         """Commit the request's events; return whether the answer asks to delete the cookie."""
         commit = self.commit
         if commit is None:
@@ -135,7 +141,7 @@ class Ingest:
             self._cors.check(key, origin_of(request))
         # What was parsed takes many times the memory of its lines, so nothing here may hold it
         # while the commit is waited for.
-        outcome = await self._outcome(request, target, key, commit)
+        outcome = await self._outcome(request, target, key, commit, read_body)
         if outcome.lines or outcome.dead_letters:
             committed = commit.submit(outcome.lines, outcome.dead_letters)
             if committed is not None:
@@ -144,10 +150,15 @@ class Ingest:
         return outcome.delete_cookie
 
     async def _outcome(
-        self, request: web.Request, target: Target, key: Key | None, commit: GroupCommit
+        self,
+        request: web.Request,
+        target: Target,
+        key: Key | None,
+        commit: GroupCommit,
+        read_body: Read,
     ) -> Outcome:
         """Read the body, and do what makes lines of it, in turns unless it is small."""
-        body = await self._bodies.read(request)
+        body = await read_body(request)
         if not body:
             raise BadRequest("the body is empty", code="invalid_json")
         steps = self._steps(request, target, key, body, commit)
@@ -182,6 +193,7 @@ class Ingest:
         if key is None:
             key = self._keyring.from_body(payload.write_key)
             self._cors.check(key, origin_of(request))
+        check_shape(payload, target)
         outcome = Outcome()
         sender = self._sender(request, target, key)
         yield from self._pipeline.steps(payload, sender, target.output, outcome)
@@ -197,6 +209,7 @@ class Ingest:
             ip_policy=settings.ip_policy,
             event_type=target.event_type,
             is_client=target.is_client,
+            gives_user_agent=target.gives_user_agent,
             correct_timestamps=settings.correct_timestamps,
         )
         if request.query_string:

@@ -6,6 +6,7 @@ what makes it answer 400 is a constraint here, and the fields of events are name
 
 from __future__ import annotations
 
+import base64
 import re
 
 import orjson
@@ -23,7 +24,14 @@ from segsrv.http.openapi_components import (
     response,
     schema,
 )
-from segsrv.http.paths import PREFIXES, Target, ingest_paths, settings_paths, telemetry_paths
+from segsrv.http.paths import (
+    PREFIXES,
+    Target,
+    ingest_paths,
+    pixel_paths,
+    settings_paths,
+    telemetry_paths,
+)
 from segsrv.settings import Settings
 
 PATH = "/openapi.json"
@@ -34,6 +42,10 @@ Takes events from any SDK of the Segment API. A 200 means that the events are as
 `durability` setting says. Slashes may be doubled or stand at the end of a path; nothing is ever \
 redirected. `OPTIONS` is answered on every path for browsers' preflights. What is not described \
 here is 404."""
+
+_PIXEL_DATA = base64.urlsafe_b64encode(
+    orjson.dumps({"userId": "u1", "event": "Email Opened", "properties": {"subject": "Hello"}})
+).decode()
 
 
 class OpenApi:
@@ -55,6 +67,8 @@ def document(settings: Settings) -> Object:
     paths: Object = {}
     for path, target in ingest_paths().items():
         paths[path] = {"post": _ingest(path, target)}
+    for path, target in pixel_paths().items():
+        paths[path] = {"get": _pixel(path, target)}
     for path in telemetry_paths():
         paths[path] = {"post": _telemetry(path)}
     for pattern in settings_paths():
@@ -84,15 +98,16 @@ def document(settings: Settings) -> Object:
 
 
 def _ingest(path: str, target: Target) -> Object:
-    event_type, output = target.event_type, target.output.name
+    event_type = target.event_type
     together = "an array of events" if target.takes_array else "a batch"
     what = f"one event or {together}" if event_type is None else f"{event_type} events"
     type_note = "" if event_type is None else f" An event without `type` is `{event_type}`."
-    body = {"schema": schema("ArrayBody" if target.takes_array else "Body")}
+    name = "ArrayBody" if target.takes_array else "BatchBody" if target.is_batch else "Body"
+    body = {"schema": schema(name)}
     return {
         "operationId": _operation_id("post", path),
         "tags": ["ingest"],
-        "summary": f"Take {what}, stored in the {output} format",
+        "summary": f"Take {what}, stored in the {target.output.name} format",
         "description": f"The Content-Type is not looked at.{type_note}",
         # The empty one: the key may also be `writeKey` in the body.
         "security": [*({name: []} for name in SECURITY_SCHEMES), {}],
@@ -103,7 +118,10 @@ def _ingest(path: str, target: Target) -> Object:
         ],
         "requestBody": {
             "required": True,
-            "description": "JSON, in UTF-8. `Content-Encoding` may be gzip, deflate, br or zstd.",
+            "description": (
+                "JSON, in UTF-8. `Content-Encoding` may be one of gzip (or x-gzip), deflate, br "
+                "and zstd."
+            ),
             "content": {JSON: body, "text/plain": body},
         },
         "responses": {
@@ -122,6 +140,58 @@ def _made_up(name: str) -> Object:
         "required": True,
         "description": "Any text; it means nothing",
         "schema": {"type": "string", "minLength": 1},
+    }
+
+
+def _pixel(path: str, target: Target) -> Object:
+    def image(description: str, *headers: str) -> Object:
+        return {
+            "description": description,
+            "headers": {
+                **CORS_HEADERS,
+                "Cache-Control": {"schema": {"type": "string"}},
+                **{header: {"$ref": f"#/components/headers/{header}"} for header in headers},
+            },
+            "content": {"image/gif": {}},
+        }
+
+    return {
+        "operationId": _operation_id("get", path),
+        "tags": ["ingest"],
+        "summary": f"Take a {target.event_type} event, stored in the {target.output.name} format",
+        "description": (
+            "The answer is a transparent image of one point, whatever its status. `HEAD` is "
+            "answered the same and takes nothing. An event without `context.userAgent` gets the "
+            "request's. In place of `data`, the event's fields may be parameters; dots in a name "
+            "say where its value belongs, as in `properties.subject`."
+        ),
+        "security": [*({name: []} for name in SECURITY_SCHEMES), {}],
+        "parameters": [
+            {
+                "name": "data",
+                "in": "query",
+                "required": True,
+                "description": (
+                    "The event as JSON in base64, of either alphabet, with or without padding. "
+                    "A request's target may have 8190 bytes."
+                ),
+                "schema": {
+                    "type": "string",
+                    "contentEncoding": "base64",
+                    "contentMediaType": JSON,
+                    "contentSchema": schema("Event"),
+                },
+                "examples": {"an opened mail": {"value": _PIXEL_DATA}},
+            },
+            _policy("ip_policy", "what is stored of the client's address"),
+            _policy("cookie_policy", "what is stored of the anonymous id"),
+        ],
+        "responses": {
+            "200": image("Taken"),
+            "400": image("The event can't be read or is over a limit"),
+            "401": image("No write key, or one that is not known here"),
+            "503": image("Not now", "Retry-After", "X-RateLimit-Reset"),
+        },
     }
 
 

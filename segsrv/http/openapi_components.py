@@ -22,6 +22,10 @@ def components(settings: Settings) -> Object:
                 "oneOf": [schema("Event"), schema("Batch")],
             },
             "ArrayBody": _array_body(settings),
+            "BatchBody": {
+                "description": f"At most {settings.body_bytes_max} bytes after decompression.",
+                "oneOf": [{"allOf": [schema("Event"), {"required": ["type"]}]}, schema("Batch")],
+            },
             **_ANSWER_SCHEMAS,
         },
         "headers": _HEADERS,
@@ -42,6 +46,7 @@ def _event(settings: Settings) -> Object:
     return {
         "type": "object",
         "description": f"One event; as stored at most {limit} bytes and 250 levels deep.",
+        "minProperties": 1,
         # With this field, an object is a batch.
         "not": {"required": ["batch"]},
         "properties": _EVENT_FIELDS,
@@ -89,7 +94,7 @@ def _array_body(settings: Settings) -> Object:
             "decompression."
         ),
         "oneOf": [
-            {"type": "object"},
+            {"type": "object", "minProperties": 1},
             {
                 "type": "array",
                 "maxItems": settings.batch_events_max,
@@ -171,6 +176,12 @@ SECURITY_SCHEMES: Object = {
         "in": "query",
         "name": "token",
         "description": "Or the first parameter whose name begins with `p_`.",
+    },
+    "writeKeyQuery": {
+        "type": "apiKey",
+        "in": "query",
+        "name": "writeKey",
+        "description": "In any letter case.",
     },
 }
 

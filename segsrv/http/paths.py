@@ -34,14 +34,18 @@ class Target:
     """What a path says: the stored format, a type for events without one, who sends there.
 
     Events from browsers and phones (`is_client`) take the address of their sender; a server sends
-    for others, and its events may name an address. With `takes_array` a body is one event or an
-    array of them, else one event or a batch.
+    for others, and its events may name an address. On a path for batches (`is_batch`) an object
+    without a batch must at least say what type of event it is. With `takes_array` a body is one
+    event or an array of them, else one event or a batch. Where the sender is the user's own program
+    (`gives_user_agent`), its user agent is that of events that name none.
     """
 
     output: Format
     event_type: str | None = None
     is_client: bool = False
     takes_array: bool = False
+    is_batch: bool = False
+    gives_user_agent: bool = False
 
 
 def ingest_paths() -> dict[str, Target]:
@@ -51,15 +55,16 @@ def ingest_paths() -> dict[str, Target]:
     """
     paths: dict[str, Target] = {}
     for prefix, output in PREFIXES:
-        for suffix, event_type, is_client in _suffixes():
-            paths[prefix + suffix] = Target(output, event_type, is_client)
+        for suffix, target in _suffixes(output):
+            paths[prefix + suffix] = target
         if prefix:
             paths[prefix] = Target(output)
     # @jitsu/js: in a browser /api/s/<type>, on a server /api/s/s2s/<type>.
     for name in (*CALLS.values(), "batch"):
         event_type = None if name == "batch" else name
-        paths[f"/api/s/{name}"] = Target(FLAT, event_type, is_client=True)
-        paths[f"/api/s/s2s/{name}"] = Target(FLAT, event_type)
+        is_batch = name == "batch"
+        paths[f"/api/s/{name}"] = Target(FLAT, event_type, is_client=True, is_batch=is_batch)
+        paths[f"/api/s/s2s/{name}"] = Target(FLAT, event_type, is_batch=is_batch)
     # @jitsu/sdk-js, the older tracker: in a browser /api/v1/event, on a server /api/v1/s2s/event,
     # and with `randomize_url` a name that no list of blocked paths can have.
     for path, is_client in (
@@ -71,9 +76,22 @@ def ingest_paths() -> dict[str, Target]:
     return paths
 
 
+def pixel_paths() -> dict[str, Target]:
+    """Return the target of each path that images are fetched from: their query holds an event.
+
+    Segment has them below `/v1/pixel`, RudderStack below `/pixel/v1`.
+    """
+    return {
+        f"{prefix}{base}/{name}": Target(output, name, is_client=True, gives_user_agent=True)
+        for prefix, output in PREFIXES
+        for base in ("/v1/pixel", "/pixel/v1")
+        for name in CALLS.values()
+    }
+
+
 def telemetry_paths() -> list[str]:
     """Return the paths that SDKs post their own counters to; they are answered and not stored."""
-    return [prefix + suffix for prefix, _output in PREFIXES for suffix in ("/m", "/v1/m")]
+    return [prefix + suffix for prefix, _output in PREFIXES for suffix in ("/m", "/v1/m", "/sdk/m")]
 
 
 def settings_paths() -> list[str]:
@@ -94,15 +112,20 @@ def normalised(path: str) -> str:
     return "/" + "/".join(part for part in path.split("/") if part)
 
 
-def _suffixes() -> Iterator[tuple[str, str | None, bool]]:
-    for version in ("", "/v1"):
+def _suffixes(output: Format) -> Iterator[tuple[str, Target]]:
+    server_batch = Target(output, is_batch=True)
+    client_batch = Target(output, is_client=True, is_batch=True)
+    # June's SDKs have below /sdk what Segment's have below /v1.
+    for version in ("", "/v1", "/sdk"):
         # Python, Go, PHP, Rust and old Node post to v1/batch, Java and Ruby to v1/import.
-        yield f"{version}/batch", None, False
-        yield f"{version}/import", None, False
+        yield f"{version}/batch", server_batch
+        yield f"{version}/import", server_batch
         # Browsers, Kotlin, Swift and C# post batches to b.
-        yield f"{version}/b", None, True
-        yield f"{version}/batch/b", None, True
+        yield f"{version}/b", client_batch
+        yield f"{version}/batch/b", client_batch
         for letter, name in CALLS.items():
-            yield f"{version}/{letter}", name, True
+            yield f"{version}/{letter}", Target(output, name, is_client=True)
             # Rust and users of curl spell the call out.
-            yield f"{version}/{name}", name, False
+            yield f"{version}/{name}", Target(output, name)
+    # RudderStack's browser SDK with `useBeacon`.
+    yield "/beacon/v1/batch", client_batch

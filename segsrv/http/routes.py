@@ -14,7 +14,14 @@ from segsrv.http.cors import Cors, origin_of
 from segsrv.http.ingest import Handler, Ingest
 from segsrv.http.openapi import PATH as OPENAPI_PATH
 from segsrv.http.openapi import OpenApi
-from segsrv.http.paths import ingest_paths, normalised, settings_paths, telemetry_paths
+from segsrv.http.paths import (
+    ingest_paths,
+    normalised,
+    pixel_paths,
+    settings_paths,
+    telemetry_paths,
+)
+from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
 
 
@@ -29,6 +36,7 @@ class Probes(Protocol):
 def add_routes(
     app: web.Application,
     ingest: Ingest,
+    pixel: Pixel,
     probes: Probes,
     project_settings: ProjectSettings,
     analytics_js: AnalyticsJs,
@@ -43,6 +51,7 @@ def add_routes(
     for path, handler in posts.items():
         app.router.add_post(path, handler)
     gets: dict[str, Handler] = dict.fromkeys(settings_paths(), project_settings.get)
+    gets |= {path: pixel.handler(target) for path, target in pixel_paths().items()}
     gets |= analytics_js.handlers()
     gets |= {"/health": probes.health, "/ready": probes.ready, "/metrics": probes.metrics}
     gets[OPENAPI_PATH] = openapi.get
@@ -50,7 +59,7 @@ def add_routes(
         app.router.add_get(pattern, handler)
     matchers = {
         method: [(_matcher(pattern), handler) for pattern, handler in handlers.items()]
-        for method, handlers in (("GET", gets), ("POST", _patterns_of(posts)))
+        for method, handlers in (("GET", gets), ("HEAD", gets), ("POST", _patterns_of(posts)))
     }
 
     async def elsewhere(request: web.Request) -> web.StreamResponse:

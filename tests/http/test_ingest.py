@@ -133,12 +133,41 @@ class TestKeys:
 
         assert site.stored(event_id)[0]["api_key"] == KEY
 
-    @pytest.mark.parametrize("query", ["token", "p_0123"])
+    @pytest.mark.parametrize(
+        "query", ["token", "p_0123", "writeKey", "writekey", "WRITEKEY", "WriteKey", "a=b&writeKey"]
+    )
     def test_query_carries_the_key(self, site, query):
-        """`token` and Jitsu's `p_…` parameters are accepted."""
+        """`token`, `writeKey` in any letter case and Jitsu's `p_…` parameters are accepted."""
         event_id = new_id()
         assert site.post(track(event_id), path=f"{FLAT}?{query}={KEY}", key=None).status == 200
         assert len(site.stored(event_id)) == 1
+
+    @pytest.mark.parametrize("path", ["/v1/batch", "/api/s/track", f"{COMPAT}/v1/t", "//v1//b/"])
+    def test_query_carries_the_key_on_every_path(self, site, path):
+        """The key in the query is looked for wherever events are taken."""
+        event_id = new_id()
+        body = {"batch": [track(event_id)]}
+        assert site.post(body, path=f"{path}?writeKey={KEY}", key=None).status == 200
+        assert len(site.stored(event_id)) == 1
+
+    @pytest.mark.parametrize(
+        ("query", "status"),
+        [
+            ("token={key}&writeKey=no", 200),
+            ("writeKey=no&token={key}", 200),
+            ("p_1=no&writeKey={key}", 200),
+            ("p_1={key}&p_2=no", 200),
+            ("writeKey=&p_1={key}", 200),
+            ("token=&writekey=&writeKey={key}", 200),
+            ("token=no&writeKey={key}", 401),
+            ("writeKey=no&p_1={key}", 401),
+            ("write_key={key}", 401),
+        ],
+    )
+    def test_one_parameter_decides(self, site, query, status):
+        """Of several parameters `token` goes before `writeKey`, and that before `p_…`."""
+        answer = site.post(track(new_id()), path=f"{FLAT}?{query.format(key=KEY)}", key=None)
+        assert answer.status == status
 
     @pytest.mark.parametrize("where", ["single", "batch", "item"])
     def test_body_carries_the_key_and_it_is_not_stored(self, site, where):
@@ -305,6 +334,53 @@ class TestBodies:
         body = compress(json.dumps(track(event_id)).encode())
         assert site.post(body, headers={"Content-Encoding": encoding}).status == 200
         assert len(site.stored(event_id)) == 1
+
+    @pytest.mark.parametrize("name", ["x-gzip", "X-GZip"])
+    def test_x_gzip_is_gzip(self, site, name):
+        """The old name of gzip means the same, in one member or several, announced or chunked."""
+        ids = [new_id() for _ in range(3)]
+        one, two, three = (json.dumps(track(event_id)).encode() for event_id in ids)
+        headers = {"Content-Encoding": name}
+        assert site.post(gzip.compress(one), headers=headers).status == 200
+        members = gzip.compress(two[:50]) + gzip.compress(two[50:])
+        assert site.post(members, headers=headers).status == 200
+        headers["Authorization"] = basic(KEY)
+        chunks = iter([bytes([byte]) for byte in gzip.compress(three)])
+        assert site.request("POST", FLAT, body=chunks, headers=headers).status == 200
+        assert len(site.stored(*ids)) == 3
+
+    def test_x_gzip_has_the_limits_of_gzip(self, site):
+        """A bomb, a stream of tiny members and what is no gzip are refused; a large body is not."""
+        event_id = new_id()
+        large = json.dumps(track(event_id, properties={"text": "x" * 900_000})).encode()
+        for body, status, code in (
+            (gzip.compress(b"[" * 300_000_000, compresslevel=1), 400, "body_too_large"),
+            (gzip.compress(b"") * 100_000, 400, "unreadable_body"),
+            (b"not gzip at all", 400, "unreadable_body"),
+            (b"", 400, "invalid_json"),
+            (gzip.compress(large)[:-20], 400, "invalid_json"),
+            (gzip.compress(large), 200, None),
+        ):
+            answer = site.post(body, headers={"Content-Encoding": "x-gzip"})
+            assert (answer.status, answer.json().get("code")) == (status, code)
+        assert len(site.stored(event_id)) == 1
+
+    @pytest.mark.parametrize(
+        "names",
+        [["gzip, gzip"], ["gzip, br"], ["identity, gzip"], ["gzip", "br"], ["x-gzip", "gzip"]],
+    )
+    def test_more_than_one_encoding_is_400(self, site, names):
+        """A body that was encoded twice is refused, in one header line or in two."""
+        body = gzip.compress(gzip.compress(json.dumps(track(new_id())).encode()))
+        lines = "".join(f"Content-Encoding: {name}\r\n" for name in names)
+        head = f"POST {site.prefix}{FLAT} HTTP/1.1\r\nHost: t\r\nX-Write-Key: {KEY}\r\n{lines}"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(site.address, timeout=30) as connection:
+            connection.sendall(head.encode() + body)
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        if len(names) == 1:
+            assert b"more than one Content-Encoding" in answer
 
     def test_a_broken_encoding_is_400(self, site):
         """A body that is not what its Content-Encoding says is 400."""

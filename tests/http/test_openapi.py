@@ -19,6 +19,7 @@ OF_EACH_KIND = (
     "/api/v1/segment",
     "/api/v1/segment/compat/v1/batch",
     "/v1/t",
+    "/v1/pixel/track",
     "/v1/m",
     "/api.{random}",
     "/v1/projects/{key}/settings",

@@ -8,7 +8,13 @@ import pytest
 from segsrv.http.paths import CALLS, ingest_paths, normalised
 from tests.site import COMPAT, FLAT, KEY, LONDON, basic, id_of, new_id
 
-BATCHES = ["/v1/batch", "/v1/import", "/batch", "/import", "/b", "/v1/b", "/batch/b", "/v1/batch/b"]
+BATCHES = [
+    *("/v1/batch", "/v1/import", "/batch", "/import", "/b", "/v1/b", "/batch/b", "/v1/batch/b"),
+    # June's SDKs.
+    *("/sdk/batch", "/sdk/b"),
+    # RudderStack's browser SDK with `useBeacon`.
+    "/beacon/v1/batch",
+]
 
 
 @pytest.mark.parametrize("prefix", [FLAT, COMPAT, ""], ids=["flat", "compat", "root"])
@@ -26,7 +32,10 @@ class TestPrefixes:
         """Letters and names, with and without /v1, give events without a type theirs."""
         expected = {}
         for letter, name in CALLS.items():
-            for suffix in (f"/{letter}", f"/v1/{letter}", f"/{name}", f"/v1/{name}"):
+            for suffix in (
+                *(f"/{letter}", f"/v1/{letter}", f"/sdk/{letter}"),
+                *(f"/{name}", f"/v1/{name}", f"/sdk/{name}"),
+            ):
                 event_id = new_id()
                 expected[event_id] = name
                 body = {"messageId": event_id, "userId": "u1"}
@@ -54,7 +63,7 @@ class TestPrefixes:
         ) == (200, b'{"status":"ok"}')
         assert len(site.stored(event_id)) == 1
 
-    @pytest.mark.parametrize("suffix", ["/m", "/v1/m", "/v1/m/"])
+    @pytest.mark.parametrize("suffix", ["/m", "/v1/m", "/v1/m/", "/sdk/m"])
     def test_telemetry_is_swallowed(self, site, prefix, suffix):
         """What SDKs report of themselves is answered ok without a key, and not stored."""
         before = len(site.process.events())
@@ -222,8 +231,81 @@ def test_arrays_are_taken_nowhere_else(site, path):
     assert (answer.status, answer.json()["code"]) == (400, "invalid_body")
 
 
+class TestBodiesWithoutEvents:
+    @pytest.mark.parametrize("prefix", [FLAT, COMPAT, ""], ids=["flat", "compat", "root"])
+    @pytest.mark.parametrize("suffix", BATCHES)
+    def test_a_batch_path_says_what_is_missing(self, site, prefix, suffix):
+        """Another vendor's format is refused with the keys that it has, and not stored as empty."""
+        answer = site.post({"events": [{}], "api_version": 2}, path=prefix + suffix)
+        assert (answer.status, answer.json()["code"]) == (400, "missing_batch")
+        for part in ('"batch"', '"type"', '"events"', '"api_version"'):
+            assert part in answer.json()["message"]
+
+    @pytest.mark.parametrize("path", ["/api/s/batch", "/api/s/s2s/batch"])
+    def test_so_do_jitsu_s(self, site, path):
+        """The batch paths of @jitsu/js refuse the same."""
+        assert site.post({"events": []}, path=path).json()["code"] == "missing_batch"
+
+    def test_few_and_short_names_are_shown(self, site):
+        """However many and long its keys are, the message stays short, and in one line."""
+        body = {f"{number}\n" + "x" * 1_000: 1 for number in range(1_000)}
+        message = site.post(body, path="/v1/batch").json()["message"]
+        assert "and 995 more" in message
+        assert len(message) < 400
+        assert "\n" not in message
+
+    @pytest.mark.parametrize(
+        ("path", "code"),
+        [
+            ("/v1/batch", "missing_batch"),
+            ("/v1/track", "empty_event"),
+            ("/v1/t", "empty_event"),
+            (FLAT, "empty_event"),
+            ("/api/s/track", "empty_event"),
+        ],
+    )
+    def test_an_empty_object_is_400_everywhere(self, site, path, code):
+        """`{}` is no event, whatever the path says of its type."""
+        answer = site.post({}, path=path)
+        assert (answer.status, answer.json()["code"]) == (400, code)
+        assert "empty" in answer.json()["message"]
+
+    def test_a_key_is_asked_for_first(self, site):
+        """Who has no key learns nothing else."""
+        assert site.post({}, path="/v1/batch", key=None).status == 401
+
+    def test_a_single_event_with_its_type_is_a_batch_of_one(self, site):
+        """A batch path takes one event that says what it is; other paths take it without."""
+        typed, untyped = new_id(), new_id()
+        assert site.post({"type": "track", "messageId": typed}, path="/v1/batch").status == 200
+        assert site.post({"messageId": untyped}, path=FLAT).status == 200
+        assert len(site.stored(typed, untyped)) == 2
+
+    @pytest.mark.parametrize("path", ["/v1/batch", "/v1/import", "/b"])
+    def test_an_empty_batch_is_ok(self, site, path):
+        """A batch of nothing has all that it needs."""
+        assert site.post({"batch": []}, path=path).status == 200
+
+
+def test_a_beacon_is_stored(site):
+    """RudderStack's beacon: text/plain, the key in the query, from a page that may have cookies."""
+    event_id = new_id()
+    batch = {"batch": [{"type": "track", "messageId": event_id, "originalTimestamp": "2026-01-01"}]}
+    answer = site.post(
+        batch,
+        path=f"/beacon/v1/batch?writeKey={KEY}",
+        headers={"Content-Type": "text/plain", "Origin": "https://shop.example.com"},
+        key=None,
+    )
+    assert (answer.status, answer.body) == (200, b'{"status":"ok"}')
+    assert answer.headers["Access-Control-Allow-Credentials"] == "true"
+    assert len(site.stored(event_id)) == 1
+
+
 class TestSenderAddress:
-    @pytest.mark.parametrize("path", ["/v1/t", "/v1/b", "/b", "/api/s/track"])
+    @pytest.mark.parametrize(
+        "path", ["/v1/t", "/v1/b", "/b", "/api/s/track", "/beacon/v1/batch", "/sdk/t", "/sdk/b"]
+    )
     def test_client_paths_take_the_sender(self, site, path):
         """A page can't choose its address: on browser and mobile paths the sender's is stored."""
         event_id = new_id()
@@ -238,7 +320,9 @@ class TestSenderAddress:
         site.post(body, path="/v1/t", headers={"X-Forwarded-For": "8.8.8.8"})
         assert site.stored(event_id)[0]["source_ip"] == "0.0.0.0"
 
-    @pytest.mark.parametrize("path", ["/v1/batch", "/v1/import", FLAT, "/api/s/s2s/track"])
+    @pytest.mark.parametrize(
+        "path", ["/v1/batch", "/v1/import", FLAT, "/api/s/s2s/track", "/sdk/batch"]
+    )
     def test_server_paths_keep_the_event_s_own(self, site, path):
         """A server sends for others: events keep an address they name, else get the sender's."""
         named, unnamed = new_id(), new_id()

@@ -42,6 +42,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
 
     """
     settings = with_keys(settings or Settings())
+    file_mode = int(settings.file_mode, 8)
     counters = Counters()
     user_agents = UserAgents(
         entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
@@ -50,6 +51,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
         settings.geoip_db,
         entries_max=settings.geoip_cache_entries_max,
         copy_dir=settings.data_dir / "state",
+        file_mode=file_mode,
     )
     pipeline = Pipeline(
         event_bytes_max=settings.event_bytes_max,
@@ -68,6 +70,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
         worker=worker,
         workers=settings.workers,
         state_dir=settings.data_dir / "state",
+        file_mode=file_mode,
     )
 
     app = web.Application(client_max_size=settings.body_bytes_max)

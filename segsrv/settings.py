@@ -20,6 +20,7 @@ Durability = Literal["fsync", "write", "memory"]
 Privacy = Literal["keep", "strict", "comply"]
 StoredKey = Literal["secret", "id", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -75,6 +76,9 @@ class Settings:
     port: int = option(8080, "port to listen on; 0 picks a free one", low=0, high=65535)
     workers: int = option(1, "processes, each with its own journal", low=1, high=256)
     data_dir: Path = option(Path("data"), "where the journal, events and state live")
+    file_mode: FileMode = option(
+        "0640", "mode of files with events; folders are also entered by whoever may read"
+    )
     write_key: tuple[str, ...] = option((), "accepted write key, SECRET or ID:SECRET")
     sink: tuple[str, ...] = option(("file:",), "where events go, as a URL such as file:PATH")
     geoip_db: tuple[Path, ...] = option((), "MaxMind database (.mmdb); several may be given")
@@ -230,6 +234,7 @@ def choices(spec: dataclasses.Field[Any]) -> tuple[str, ...]:
 
 _CHOICES = {
     "Durability": get_args(Durability),
+    "FileMode": get_args(FileMode),
     "LogLevel": get_args(LogLevel),
     "Privacy": get_args(Privacy),
     "StoredKey": get_args(StoredKey),

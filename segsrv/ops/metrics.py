@@ -18,7 +18,7 @@ from segsrv.delivery.station import Station
 from segsrv.events.counters import Counters
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
-from segsrv.journal.files import make_dir
+from segsrv.journal.files import FILE_MODE, make_dir, replace_file
 from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Metrics:
         worker: int,
         workers: int,
         state_dir: Path,
+        file_mode: int = FILE_MODE,
     ) -> None:
         self._counters = counters
         self._station = station
@@ -53,6 +54,7 @@ class Metrics:
         self._worker = worker
         self._workers = workers
         self._dir = state_dir / "metrics"
+        self._file_mode = file_mode
 
     def render(self) -> bytes:
         """Return the Prometheus text; the other workers' figures are at most a second old."""
@@ -74,11 +76,15 @@ class Metrics:
         while self._workers > 1:
             text = json.dumps(list(self._families()))
             try:
-                await asyncio.to_thread(_write, path, text)
+                await asyncio.to_thread(self._write, path, text)
             except OSError as error:
                 # A full disk is reported where it matters; figures of other workers can wait.
                 logger.debug("metrics: can't be written: %s", error)
             await asyncio.sleep(PUBLISH_INTERVAL_S)
+
+    def _write(self, path: Path, text: str) -> None:
+        make_dir(path.parent, self._file_mode)
+        replace_file(path, text.encode(), file_mode=self._file_mode, is_synced=False)
 
     def _others(self) -> Iterator[tuple[int, list[Family]]]:
         for number in range(self._workers):
@@ -196,11 +202,3 @@ def _counter(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]
 def _gauge(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
     rows: list[Sample] = [("", labels, float(value)) for labels, value in samples]
     return f"segsrv_{name}", "gauge", text, rows
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the figures as a whole; they need not survive a power cut."""
-    make_dir(path.parent)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from segsrv.addresses import check_ops_listen
 from segsrv.errors import SettingsError
 
 Durability = Literal["fsync", "write", "memory"]
@@ -74,6 +75,9 @@ class Settings:
 
     host: str = option("0.0.0.0", "address to listen on")  # noqa: S104
     port: int = option(8080, "port to listen on; 0 picks a free one", low=0, high=65535)
+    ops_listen: str = option(
+        "", "HOST:PORT for metrics, readiness details and openapi.json, off the public port"
+    )
     workers: int = option(1, "processes, each with its own journal", low=1, high=256)
     data_dir: Path = option(Path("data"), "where the journal, events and state live")
     file_mode: FileMode = option(
@@ -194,6 +198,7 @@ class Settings:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             _check(spec, getattr(self, spec.name))
+        check_ops_listen(self.ops_listen, self.port)
         if not self.sink:
             raise SettingsError("sink: at least one is needed, for example file:")
         ids = [key.id for key in self.all_keys()]

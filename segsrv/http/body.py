@@ -65,11 +65,17 @@ class BodyReader:
             raise self._too_large()
         return body
 
+    async def _read_piece(self, request: web.Request) -> bytes:
+        if request.transport is None and not request.content.is_eof():
+            # The connection was lost before the handler began, which aiohttp calls a fault of ours.
+            raise ConnectionResetError("the client went away")
+        return await request.content.readany()
+
     async def _read_pieces(self, request: web.Request) -> bytes:
         pieces, size = [], 0
         try:
             async with asyncio.timeout(self._timeout_s):
-                while piece := await request.content.readany():
+                while piece := await self._read_piece(request):
                     pieces.append(piece)
                     size += len(piece)
                     self.reading_bytes += len(piece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 from aiohttp import web
 
@@ -22,13 +23,26 @@ from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
 from segsrv.http.routes import add_routes
 from segsrv.ops.health import Health
+from segsrv.ops.listener import ops_application
 from segsrv.ops.metrics import Metrics
+from segsrv.ops.peers import Peers
 from segsrv.settings import Settings
 from segsrv.write_keys import with_keys
 
 logger = logging.getLogger(__name__)
 
 Context = Callable[[web.Application], AsyncIterator[None]]
+
+
+@dataclass(slots=True, frozen=True)
+class _Operated:
+    """What the operators' pages of an application are made of."""
+
+    settings: Settings
+    health: Health
+
+
+_OPERATED = web.AppKey("segsrv_operated", _Operated)
 
 
 def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Application:
@@ -51,6 +65,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
         settings.geoip_db,
         entries_max=settings.geoip_cache_entries_max,
         copy_dir=settings.data_dir / "state",
+        file_mode=int(settings.file_mode, 8),
     )
     pipeline = Pipeline(
         event_bytes_max=settings.event_bytes_max,
@@ -61,30 +76,58 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
     cors = Cors(settings.all_keys())
     ingest = Ingest(settings, keyring, cors, pipeline, counters)
     station = Station(settings, worker=worker)
-    metrics = Metrics(
-        counters,
+    peers = _peers(settings, worker)
+    health = Health(
         station,
-        user_agents,
-        databases,
-        worker=worker,
-        workers=settings.workers,
-        state_dir=settings.data_dir / "state",
+        Metrics(counters, station, user_agents, databases, peers),
+        peers,
+        retry_after_s=settings.retry_after_s,
+        is_apart=bool(settings.ops_listen),
     )
 
     app = web.Application(client_max_size=settings.body_bytes_max)
     app.cleanup_ctx.append(_journal(station, ingest))
-    app.cleanup_ctx.append(_background(settings, metrics, databases, pipeline))
+    app.cleanup_ctx.append(_background(settings, peers, health, databases, pipeline))
+    app.on_shutdown.append(health.stop)
+    app[_OPERATED] = _Operated(settings, health)
     add_routes(
         app,
         ingest,
         Pixel(ingest, cors, body_bytes_max=settings.body_bytes_max),
-        Health(station, metrics, retry_after_s=settings.retry_after_s),
+        health,
         ProjectSettings(settings, keyring, cors),
         AnalyticsJs(settings, keyring, cors),
         OpenApi(settings, cors),
         cors,
     )
     return app
+
+
+def _peers(settings: Settings, worker: int) -> Peers:
+    return Peers(
+        settings.data_dir / "state" / "metrics",
+        worker=worker,
+        workers=settings.workers,
+        file_mode=int(settings.file_mode, 8),
+    )
+
+
+def create_ops_app(app: web.Application) -> web.Application:
+    """Build an application of the pages for operators of *app*, which `create_app` returned.
+
+    It answers `/metrics`, `/ready` with details, `/openapi.json` and `/health`, and is meant for a
+    listener that no stranger reaches. *app* itself then answers 404 at the first and the third, and
+    its own `/ready` goes on telling no figures.
+
+    Raises:
+        ValueError: *app* is another application.
+
+    """
+    operated = app.get(_OPERATED)
+    if operated is None:
+        raise ValueError("expected an application that create_app returned")
+    operated.health.is_apart = True
+    return ops_application(operated.health, OpenApi(operated.settings, None))
 
 
 def _journal(station: Station, ingest: Ingest) -> Context:
@@ -98,13 +141,13 @@ def _journal(station: Station, ingest: Ingest) -> Context:
 
 
 def _background(
-    settings: Settings, metrics: Metrics, databases: Databases, pipeline: Pipeline
+    settings: Settings, peers: Peers, health: Health, databases: Databases, pipeline: Pipeline
 ) -> Context:
     def use_reloaded() -> None:
         pipeline.locate = databases.geo.locate
 
     async def context(_app: web.Application) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(metrics.publish(), name="segsrv-metrics")]
+        tasks = [asyncio.create_task(peers.publish(health.report), name="segsrv-peers")]
         if databases.paths:
             watch = databases.watch(settings.geoip_check_interval_s, use_reloaded)
             tasks.append(asyncio.create_task(watch, name="segsrv-geoip"))

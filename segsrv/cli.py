@@ -170,6 +170,8 @@ def _describe(settings: Settings) -> list[str]:
         "workers": str(settings.workers),
         "data": str(settings.data_dir),
     }
+    if settings.ops_listen:
+        rows["ops"] = f"http://{settings.ops_listen}"
     return [f"  {name:<11} {value}" for name, value in rows.items()]
 
 

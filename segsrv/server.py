@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import gc
 import json
@@ -14,14 +15,15 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn, cast
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple, NoReturn, cast
 
 import uvloop
 from aiohttp import web
 
 from segsrv import allocator
-from segsrv.app import create_app
+from segsrv.addresses import Address
+from segsrv.app import create_app, create_ops_app
 from segsrv.errors import Overloaded, SegsrvError, SettingsError
 from segsrv.http.connection import Connection
 from segsrv.settings import Settings
@@ -45,34 +47,45 @@ FILES_RESERVED = 512
 """Open files that no connection may take: the journal's, sinks', databases', refused clients'."""
 REFUSALS_WAITING_MAX = 128
 REFUSAL_WAIT_S = 1.0
+OPS_CONNECTIONS_MAX = 64
+
+
+class Listeners(NamedTuple):
+    """The sockets that every worker accepts from: for clients, and for operators if set apart."""
+
+    public: socket.socket
+    ops: socket.socket | None
 
 
 def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status.
 
-    *announce* is called once, with the address and the settings with their keys, when every worker
-    takes requests.
+    *announce* is called once, when every worker takes requests, with the address and the settings;
+    they have their keys, and in `ops_listen` the port that was picked.
     """
     _raise_file_limit()
     allocator.keep_small()
-    try:
-        listener = _listen(settings.host, settings.port)
-    except (OSError, UnicodeError) as error:
-        raise _cannot_listen(settings, error) from error
-    with listener:
-        port = listener.getsockname()[1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
+    with contextlib.ExitStack() as stack:
+        public = stack.enter_context(_listen(Address(settings.host, settings.port)))
+        address = Address(settings.host, public.getsockname()[1])
+        url = f"{'https' if settings.tls_cert else 'http'}://{address}"
+        ops = None
+        if settings.ops_listen:
+            ops_address = Address.parse(settings.ops_listen)
+            ops = stack.enter_context(_listen(ops_address))
+            ops_address = ops_address._replace(port=ops.getsockname()[1])
+            settings = dataclasses.replace(settings, ops_listen=str(ops_address))
+        listeners = Listeners(public, ops)
         # Only now: a start that fails for its port should leave no key that nobody was told.
         settings = with_keys(settings)
         if settings.workers == 1:
-            return run_worker(settings, listener, 0, lambda: announce(url, settings))
-        return _Workers(settings, listener, lambda: announce(url, settings)).run()
+            return run_worker(settings, listeners, 0, lambda: announce(url, settings))
+        return _Workers(settings, listeners, lambda: announce(url, settings)).run()
 
 
 def run_worker(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Listeners,
     worker: int,
     on_ready: Callable[[], None],
     parent_fd: int | None = None,
@@ -83,7 +96,7 @@ def run_worker(
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, listener, worker, on_ready, parent_fd))
+            runner.run(_serve(settings, listeners, worker, on_ready, parent_fd))
     except SegsrvError as error:
         print(f"segsrv: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -92,7 +105,7 @@ def run_worker(
 
 async def _serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Listeners,
     worker: int,
     on_ready: Callable[[], None],
     parent_fd: int | None,
@@ -112,20 +125,15 @@ async def _serve(
     certificate = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)
-    runner = web.AppRunner(
-        create_app(settings, worker=worker), shutdown_timeout=settings.shutdown_grace_s
-    )
-    await runner.setup()
-    watch = listening = None
-    try:
-        listening = await loop.create_server(
-            _limited(runner.server, settings),
-            sock=listener,
-            backlog=BACKLOG,
-            ssl=certificate.context if certificate else None,
+    app = create_app(settings, worker=worker)
+    async with contextlib.AsyncExitStack() as stack:
+        if listeners.ops is not None:
+            # First, so that it ends last: operators want to see how a stop goes on.
+            ops = _listening(create_ops_app(app), settings, listeners.ops, OPS_CONNECTIONS_MAX)
+            await stack.enter_async_context(ops)
+        await stack.enter_async_context(
+            _listening(app, settings, listeners.public, settings.connections_max, certificate)
         )
-        if certificate is not None:
-            watch = asyncio.create_task(certificate.watch(settings.tls_check_interval_s))
         # What start-up made stays for good; the collector need not look at it again. Events are
         # trees that reference counting frees, so it need not look often either.
         gc.collect()
@@ -136,6 +144,30 @@ async def _serve(
         on_ready()
         await stop.wait()
         logger.info("stopping worker=%d", worker)
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    app: web.Application,
+    settings: Settings,
+    listener: socket.socket,
+    connections_max: int,
+    certificate: Certificate | None = None,
+) -> AsyncIterator[None]:
+    """Start *app* and take its requests from *listener*; at the end stop both in order."""
+    runner = web.AppRunner(app, shutdown_timeout=settings.shutdown_grace_s)
+    await runner.setup()
+    watch = listening = None
+    try:
+        listening = await asyncio.get_running_loop().create_server(
+            _limited(runner.server, settings, connections_max),
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=certificate.context if certificate else None,
+        )
+        if certificate is not None:
+            watch = asyncio.create_task(certificate.watch(settings.tls_check_interval_s))
+        yield
     finally:
         if listening is not None:
             listening.close()
@@ -144,7 +176,9 @@ async def _serve(
         await runner.cleanup()
 
 
-def _limited(server: web.Server | None, settings: Settings) -> Callable[[], asyncio.Protocol]:
+def _limited(
+    server: web.Server | None, settings: Settings, connections_max: int
+) -> Callable[[], asyncio.Protocol]:
     """Return a protocol factory that turns connections above the limit away with a 503."""
     assert server is not None
     loop = asyncio.get_running_loop()
@@ -154,8 +188,8 @@ def _limited(server: web.Server | None, settings: Settings) -> Callable[[], asyn
         "keepalive_timeout": settings.keepalive_timeout_s,
     }
 
-    limit = min(settings.connections_max, _connections_possible())
-    if limit < settings.connections_max:
+    limit = min(connections_max, _connections_possible())
+    if limit < connections_max:
         logger.info("open files are limited, so connections are connections_max=%d", limit)
 
     def accept() -> asyncio.Protocol:
@@ -213,10 +247,10 @@ class _Workers:
     """Several processes on one listening socket; the parent only starts, watches and stops them."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, on_all_ready: Callable[[], None]
+        self, settings: Settings, listeners: Listeners, on_all_ready: Callable[[], None]
     ) -> None:
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
         self._on_all_ready = on_all_ready
         self._pids: dict[int, int] = {}
         self._is_stopping = False
@@ -265,7 +299,7 @@ class _Workers:
                     os.write(report_fd, b".")
                     os.close(report_fd)
 
-            status = run_worker(self._settings, self._listener, worker, on_ready, self._parent_fd)
+            status = run_worker(self._settings, self._listeners, worker, on_ready, self._parent_fd)
         except Exception:
             logger.exception("worker failed worker=%d", worker)
         finally:
@@ -305,41 +339,42 @@ def check_address(settings: Settings) -> None:
     A port that is in use is no fault: most often it is the server that the settings are meant for.
 
     Raises:
-        SegsrvError: The address is not this machine's, or the port is not this user's.
+        SegsrvError: An address is not this machine's, or a port is not this user's.
 
     """
-    try:
-        _bind(settings.host, settings.port).close()
-    except (OSError, UnicodeError) as error:
-        if not (isinstance(error, OSError) and error.errno == errno.EADDRINUSE):
-            raise _cannot_listen(settings, error) from error
+    addresses = [Address(settings.host, settings.port)]
+    if settings.ops_listen:
+        addresses.append(Address.parse(settings.ops_listen))
+    for address in addresses:
+        try:
+            _bind(address).close()
+        except SegsrvError as error:
+            cause = error.__cause__
+            if not (isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE):
+                raise
 
 
-def _cannot_listen(settings: Settings, error: OSError | UnicodeError) -> SegsrvError:
-    reason = getattr(error, "strerror", None) or error
-    return SegsrvError(f"can't listen on {settings.host}:{settings.port}: {reason}")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    listener = _bind(host, port)
+def _listen(address: Address) -> socket.socket:
+    listener = _bind(address)
     try:
         listener.listen(BACKLOG)
         listener.setblocking(False)
-    except OSError:
+    except OSError as error:
         listener.close()
-        raise
+        raise SegsrvError(f"can't listen on {address}: {error.strerror or error}") from error
     return listener
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _bind(address: Address) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except (OSError, UnicodeError):  # The latter for a name with an empty or too long part.
+        bound.bind(address)
+    except (OSError, UnicodeError) as error:  # The latter for a host with an empty part.
         bound.close()
-        raise
+        reason = getattr(error, "strerror", None) or error
+        raise SegsrvError(f"can't listen on {address}: {reason}") from error
     return bound
 
 

@@ -15,6 +15,7 @@ from segsrv.settings import Key, Settings
 
 FILE_NAME = "write-key"
 FILE_BYTES_MAX = 1 << 20
+KEY_FILE_MODE = 0o600
 
 
 def with_keys(settings: Settings) -> Settings:
@@ -35,8 +36,8 @@ def with_keys(settings: Settings) -> Settings:
         return kept
     path = key_path(settings)
     try:
-        make_dir(path.parent)
-        replace_file(path, secrets.token_urlsafe(24).encode() + b"\n", mode=0o600)
+        make_dir(path.parent, int(settings.file_mode, 8))
+        replace_file(path, secrets.token_urlsafe(24).encode() + b"\n", file_mode=KEY_FILE_MODE)
     except OSError as error:
         raise DataDirUnusable(f"{path}: can't be written: {error.strerror}") from error
     return with_kept_key(settings)

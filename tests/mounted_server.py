@@ -10,7 +10,8 @@ import signal
 
 from aiohttp import web
 
-from segsrv import create_app
+from segsrv import create_app, create_ops_app
+from segsrv.addresses import Address
 from segsrv.settings import sources
 
 PREFIX = "/outer/ingest"
@@ -23,6 +24,18 @@ async def stamp(request, handler):
     return response
 
 
+def ops_listener(ingest, address):
+    async def context(_outer):
+        runner = web.AppRunner(create_ops_app(ingest), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, address.host, address.port).start()
+        print(f"ops http://{address.host}:{runner.addresses[0][1]}", flush=True)  # noqa: T201
+        yield
+        await runner.cleanup()
+
+    return context
+
+
 async def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["serve"])
@@ -30,7 +43,10 @@ async def main():
     settings = sources.load(vars(parser.parse_args()), os.environ)
 
     outer = web.Application(client_max_size=1_024, middlewares=[stamp])
-    outer.add_subapp(PREFIX, create_app(settings))
+    ingest = create_app(settings)
+    outer.add_subapp(PREFIX, ingest)
+    if settings.ops_listen:
+        outer.cleanup_ctx.append(ops_listener(ingest, Address.parse(settings.ops_listen)))
     # A second one in the same process, with a data directory of its own.
     other = sources.load({"data_dir": f"{settings.data_dir}-other"}, {})
     outer.add_subapp("/other", create_app(other))

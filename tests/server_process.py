@@ -41,6 +41,7 @@ class ServerProcess:
         write_keys: Sequence[str] = ("test-key",),
         environ: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "segsrv"),
+        umask: int = -1,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.write_keys = tuple(write_keys)
@@ -49,6 +50,7 @@ class ServerProcess:
         self._args = args
         self._program = tuple(program)
         self._environ = dict(environ or {})
+        self._umask = umask
         self._process: subprocess.Popen[bytes] | None = None
         self._stdout_path = self.data_dir.parent / f"{self.data_dir.name}.stdout"
         self._stderr_path = self.data_dir.parent / f"{self.data_dir.name}.stderr"
@@ -104,6 +106,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
+                umask=self._umask,
             )
         try:
             self._wait_for_banner(banner_from)

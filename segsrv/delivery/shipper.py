@@ -17,6 +17,7 @@ from segsrv.errors import SinkRejected, SinkUnavailable, Unavailable
 from segsrv.journal import cursor as cursors
 from segsrv.journal.cursor import Cursor
 from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.files import FILE_MODE
 from segsrv.journal.log import Batch, SegmentLog
 from segsrv.sinks.base import Sink
 
@@ -56,6 +57,7 @@ class Shipper:
         flush_interval_s: float,
         flush_bytes_max: int,
         retry_s_max: float,
+        file_mode: int = FILE_MODE,
     ) -> None:
         self.name = name
         self.sink = sink
@@ -69,6 +71,7 @@ class Shipper:
         self._flush_interval_s = flush_interval_s
         self._flush_bytes_max = flush_bytes_max
         self._retry_s_max = retry_s_max
+        self._file_mode = file_mode
         self._cursor = cursors.load(cursor_path) or Cursor(log.first, log.first)
         # What the journal may let go of: a restart reads from here on.
         self.saved_position = self._cursor.start
@@ -232,4 +235,4 @@ class Shipper:
     def _put(self, cursor: Cursor) -> None:
         # In a data directory that was removed and made again the cursor may be another server's.
         self._log.check_lock()
-        cursors.save(self._cursor_path, cursor)
+        cursors.save(self._cursor_path, cursor, self._file_mode)

@@ -14,13 +14,16 @@ from segsrv.delivery.shipper import Shipper
 from segsrv.errors import JournalFault
 from segsrv.journal import cursor as cursors
 from segsrv.journal.dead_letters import DeadLetters
-from segsrv.journal.files import make_dir, obstacle
+from segsrv.journal.files import make_dir, obstacle, set_dir_mode
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
 from segsrv.sinks import make_sink, sink_names
 
 logger = logging.getLogger(__name__)
+
+FOLDERS = ("journal", "dead-letter", "events", "state")
+"""What the data directory holds; it may itself be somebody else's folder."""
 
 
 def journal_dir(settings: Settings) -> Path:
@@ -43,6 +46,7 @@ class Station:
         self.journals: dict[int, GroupCommit] = {}
         self.shippers: list[Shipper] = []
         self._delivery: LoopThread | None = None
+        self._file_mode = int(settings.file_mode, 8)
 
     async def start(self) -> None:
         """Open the journals and begin to deliver.
@@ -56,6 +60,7 @@ class Station:
         try:
             for number in await asyncio.to_thread(self._journal_numbers):
                 await _to_its_end(self._open(number))
+            await asyncio.to_thread(self._set_modes)
             self.commit = self.journals[self.worker]
             await self.commit.look()
             self._delivery = LoopThread("segsrv-delivery")
@@ -113,6 +118,17 @@ class Station:
                     shipper.lag_bytes,
                 )
 
+    def _set_modes(self) -> None:
+        """Open or close the folders that an earlier start made, and so all that lies in them."""
+        for name in FOLDERS:
+            folder = self.settings.data_dir / name
+            if folder.is_symlink() or not folder.exists():
+                continue
+            try:
+                set_dir_mode(folder, self._file_mode)
+            except OSError as error:
+                logger.warning("data_dir: the mode of a folder can't be set: %s", error)
+
     def _journal_numbers(self) -> list[int]:
         root = journal_dir(self.settings)
         present = {
@@ -146,6 +162,7 @@ class Station:
                 log,
                 self._dead_letters(f"w{number}-{name}"),
                 cursor_path=state / f"w{number}-{name}.json",
+                file_mode=self._file_mode,
                 flush_interval_s=settings.flush_interval_s,
                 flush_bytes_max=settings.flush_bytes_max,
                 retry_s_max=settings.sink_retry_s_max,
@@ -173,7 +190,7 @@ class Station:
 
     def _open_log(self, number: int, state: Path) -> SegmentLog:
         """Open a journal at a position that no cursor is beyond, a removed sink's included."""
-        make_dir(state)
+        make_dir(state, self._file_mode)
         if blocked := obstacle(state):
             raise JournalFault(f"the data directory can't be used: {blocked} can't be written")
         known = [cursors.load(path) for path in state.glob(f"w{number}-*.json")]
@@ -183,6 +200,7 @@ class Station:
             disk_free_bytes_min=self.settings.disk_free_bytes_min,
             is_synced=self.settings.durability == "fsync",
             position_min=max((cursor.end for cursor in known if cursor), default=0),
+            file_mode=self._file_mode,
         )
 
     def _dead_letters(self, prefix: str) -> DeadLetters:
@@ -190,6 +208,7 @@ class Station:
             self.settings.data_dir / "dead-letter",
             prefix=prefix,
             bytes_max=self.settings.dead_letter_bytes_max,
+            file_mode=self._file_mode,
         )
 
     async def _close_journals(self) -> None:

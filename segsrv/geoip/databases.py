@@ -14,7 +14,7 @@ import maxminddb
 
 from segsrv.errors import SettingsError
 from segsrv.events.geo import Geo
-from segsrv.journal.files import Version, file_version, make_dir
+from segsrv.journal.files import FILE_MODE, Version, file_version, make_dir
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,19 @@ class Databases:
 
     """
 
-    def __init__(self, paths: Sequence[Path], *, entries_max: int, copy_dir: Path | None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        entries_max: int,
+        copy_dir: Path | None,
+        file_mode: int = FILE_MODE,
+    ) -> None:
         self.paths = tuple(paths)
         self.reloads = 0
         self._entries_max = entries_max
         self._copy_dir = copy_dir
+        self._file_mode = file_mode
         self._retired_hits = self._retired_misses = 0
         self._refused: dict[Path, Version] = {}
         self._versions = [file_version(path) for path in self.paths]
@@ -86,7 +94,7 @@ class Databases:
     def _open(self, path: Path) -> maxminddb.Reader:
         try:
             if self._copy_dir is not None:
-                make_dir(self._copy_dir)
+                make_dir(self._copy_dir, self._file_mode)
             fd, name = tempfile.mkstemp(prefix="geoip-", suffix=".mmdb", dir=self._copy_dir)
             os.close(fd)
             try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from email.utils import formatdate
 from types import MappingProxyType
+from typing import Any
 
 import orjson
 from aiohttp import HttpVersion11, web
@@ -24,6 +25,7 @@ SERVER = "segsrv"
 OK_BODY = b'{"status":"ok"}'
 DELETE_COOKIE_BODY = b'{"status":"ok","delete_cookie":true}'
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
 _JSON = "application/json"
 
 
@@ -32,15 +34,19 @@ def ok(body: bytes = OK_BODY, headers: Mapping[str, str] = NO_HEADERS) -> web.Re
 
 
 def error(
-    fault: SegsrvError, headers: Mapping[str, str] = NO_HEADERS, *, retry_after_s: int = 5
+    fault: SegsrvError,
+    headers: Mapping[str, str] = NO_HEADERS,
+    *,
+    retry_after_s: int = 5,
+    details: Mapping[str, Any] = NO_DETAILS,
 ) -> web.Response:
-    """Turn an error of the tree into its answer."""
+    """Turn an error of the tree into its answer; *details* become further fields of it."""
     message = str(fault)
     headers = {"Server": SERVER, **headers}
     if isinstance(fault, Unavailable):
         # Both names and whole seconds: browsers up to 1.83 read the second, most others the first.
         headers["Retry-After"] = headers["X-RateLimit-Reset"] = str(retry_after_s)
-    body = {"status": "error", "code": fault.code, "message": message, "error": message}
+    body = {"status": "error", "code": fault.code, "message": message, "error": message, **details}
     return web.Response(
         status=fault.status, body=orjson.dumps(body), content_type=_JSON, headers=headers
     )

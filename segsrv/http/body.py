@@ -58,11 +58,11 @@ class BodyReader:
         content = request.content
         try:
             if encoding == X_GZIP:
-                body = await self._read_pieces(Gunzipped(content))
+                body = await self._read_pieces(request, Gunzipped(content))
             elif content.is_eof():
                 body = content.read_nowait()
             else:
-                body = await self._read_pieces(content)
+                body = await self._read_pieces(request, content)
         except (RequestPayloadError, HttpProcessingError, PayloadAccessError) as error:
             # aiohttp's text begins with a line that only names the status.
             reason = str(error).rpartition("\n")[2].strip()
@@ -71,11 +71,11 @@ class BodyReader:
             raise self._too_large()
         return body
 
-    async def _read_pieces(self, content: StreamReader | Gunzipped) -> bytes:
+    async def _read_pieces(self, request: web.Request, content: StreamReader | Gunzipped) -> bytes:
         pieces, size = [], 0
         try:
             async with asyncio.timeout(self._timeout_s):
-                while piece := await content.readany():
+                while piece := await _read_piece(request, content):
                     pieces.append(piece)
                     size += len(piece)
                     self.reading_bytes += len(piece)
@@ -129,3 +129,10 @@ def _encoding(lines: list[str]) -> str:
             code="unknown_encoding",
         )
     return encoding
+
+
+async def _read_piece(request: web.Request, content: StreamReader | Gunzipped) -> bytes:
+    if request.transport is None and not request.content.is_eof():
+        # The connection was lost before the handler began, which aiohttp calls a fault of ours.
+        raise ConnectionResetError("the client went away")
+    return await content.readany()

@@ -36,6 +36,8 @@ from segsrv.settings import Settings
 
 PATH = "/openapi.json"
 _NAMES_IN_PATH = re.compile(r"\{(\w+)\}")
+HERE: Object = {"url": "."}
+"""Relative to the document, so that it holds behind a proxy and mounted below a prefix."""
 
 _DESCRIPTION = """\
 Takes events from any SDK of the Segment API. A 200 means that the events are as safe as the \
@@ -51,17 +53,22 @@ _PIXEL_DATA = base64.urlsafe_b64encode(
 class OpenApi:
     """Answers `GET /openapi.json` with bytes that are rendered once."""
 
-    def __init__(self, settings: Settings, cors: Cors) -> None:
+    def __init__(self, settings: Settings, cors: Cors | None) -> None:
+        """Answer beside the described paths, to pages too; without *cors* on a listener apart."""
         self._cors = cors
-        self._body = orjson.dumps(document(settings))
+        self._body = orjson.dumps(document(settings, is_apart=cors is None))
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer with the description; it needs no key."""
-        return answers.ok(self._body, self._cors.headers(origin_of(request)))
+        headers = self._cors.headers(origin_of(request)) if self._cors else answers.NO_HEADERS
+        return answers.ok(self._body, headers)
 
 
-def document(settings: Settings) -> Object:
-    """Return the description of a server with *settings*."""
+def document(settings: Settings, *, is_apart: bool = False) -> Object:
+    """Return the description of a server with *settings*.
+
+    With *is_apart* it is read on the operators' own listener, where the pages of operators are.
+    """
     from segsrv import __version__  # noqa: PLC0415 - the package imports this module's siblings.
 
     paths: Object = {}
@@ -76,7 +83,7 @@ def document(settings: Settings) -> Object:
     for prefix, _output in PREFIXES:
         paths[prefix + SCRIPT_PATTERN] = {"get": _script(prefix + SCRIPT_PATTERN, "key")}
         paths[prefix + BUNDLE_PATTERN] = {"get": _script(prefix + BUNDLE_PATTERN, "file")}
-    paths |= _operations()
+    paths |= _operations(is_apart=is_apart)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -85,8 +92,7 @@ def document(settings: Settings) -> Object:
             "description": _DESCRIPTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        # Relative to this document, so that it holds behind a proxy and mounted below a prefix.
-        "servers": [{"url": "."}],
+        "servers": [_public_server(settings)] if is_apart else [HERE],
         "tags": [
             {"name": "ingest", "description": "Events in"},
             {"name": "sdk", "description": "What SDKs ask and report besides"},
@@ -275,9 +281,16 @@ def _script(pattern: str, parameter: str) -> Object:
     }
 
 
-def _operations() -> Object:
+def _public_server(settings: Settings) -> Object:
+    scheme = "https" if settings.tls_cert else "http"
+    base = {"default": f"{scheme}://localhost:{settings.port}"}
+    return {"url": "{base}", "description": "Where events are taken", "variables": {"base": base}}
+
+
+def _operations(*, is_apart: bool) -> Object:
     def get(path: str, summary: str, answers: Object) -> Object:
-        return {
+        apart: Object = {"servers": [HERE]} if is_apart else {}
+        return apart | {
             "get": {
                 "operationId": _operation_id("get", path),
                 "tags": ["operations"],
@@ -293,7 +306,7 @@ def _operations() -> Object:
         "/ready": get(
             "/ready",
             "Say whether events can be taken",
-            {"200": response("Ok"), "503": response("Unavailable")},
+            _readiness() if is_apart else {"200": response("Ok"), "503": response("Unavailable")},
         ),
         "/metrics": get(
             "/metrics",
@@ -305,6 +318,38 @@ def _operations() -> Object:
             "Give this description",
             {"200": {"description": "OpenAPI", "headers": CORS_HEADERS, "content": this}},
         ),
+    }
+
+
+def _readiness() -> Object:
+    worker: Object = {
+        "type": "object",
+        "required": ["worker", "ready"],
+        "properties": {
+            "worker": {"type": "integer", "minimum": 0},
+            "ready": {"type": "boolean"},
+            "code": {"type": "string", "description": "Why not, for programs"},
+            "message": {"type": "string", "description": "Why not, for people"},
+            "pending_bytes": {"type": "integer", "description": "Not in the journal yet"},
+            "undelivered_bytes": {"type": "integer", "description": "Some sink still lacks them"},
+        },
+    }
+
+    def answer(status: str, description: str, *further: str) -> Object:
+        body: Object = {
+            "type": "object",
+            "required": ["status", "workers", *further],
+            "properties": {
+                "status": {"const": status},
+                "workers": {"type": "array", "minItems": 1, "items": worker},
+                **{name: {"type": "string"} for name in further},
+            },
+        }
+        return {"description": description, "content": {JSON: {"schema": body}}}
+
+    return {
+        "200": answer("ok", "Every worker takes events"),
+        "503": answer("error", "Some worker takes none now", "code", "message", "error"),
     }
 
 

@@ -26,7 +26,12 @@ from segsrv.http.project_settings import ProjectSettings
 
 
 class Probes(Protocol):
-    """The handlers that operators' tools ask; `segsrv.ops` has them."""
+    """The handlers that operators' tools ask; `segsrv.ops` has them.
+
+    With `is_apart` those that show figures have a listener of their own, and are not found here.
+    """
+
+    is_apart: bool
 
     async def health(self, request: web.Request, /) -> web.StreamResponse: ...
     async def ready(self, request: web.Request, /) -> web.StreamResponse: ...
@@ -53,8 +58,9 @@ def add_routes(
     gets: dict[str, Handler] = dict.fromkeys(settings_paths(), project_settings.get)
     gets |= {path: pixel.handler(target) for path, target in pixel_paths().items()}
     gets |= analytics_js.handlers()
-    gets |= {"/health": probes.health, "/ready": probes.ready, "/metrics": probes.metrics}
-    gets[OPENAPI_PATH] = openapi.get
+    gets |= {"/health": probes.health, "/ready": probes.ready}
+    for pattern, handler in (("/metrics", probes.metrics), (OPENAPI_PATH, openapi.get)):
+        gets[pattern] = _unless_apart(pattern, handler, probes, cors)
     for pattern, handler in gets.items():
         app.router.add_get(pattern, handler)
     matchers = {
@@ -73,16 +79,29 @@ def add_routes(
             if (found := matcher.fullmatch(path)) is not None:
                 request.match_info.update(found.groupdict())
                 return await handler(request)
-        return answers.error(
-            NotFound(f"there is nothing at {request.method} {path[:200]}"),
-            cors.headers(origin_of(request)),
-        )
+        return _missing(request, path, cors)
 
     app.router.add_route("*", "/{path:.*}", elsewhere)
 
 
 def _patterns_of(handlers: dict[str, Handler]) -> dict[str, Handler]:
     return {path: handler for path, handler in handlers.items() if "{" in path}
+
+
+def _unless_apart(path: str, handler: Handler, probes: Probes, cors: Cors) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        if probes.is_apart:
+            return _missing(request, path, cors)
+        return await handler(request)
+
+    return handle
+
+
+def _missing(request: web.Request, path: str, cors: Cors) -> web.Response:
+    return answers.error(
+        NotFound(f"there is nothing at {request.method} {path[:200]}"),
+        cors.headers(origin_of(request)),
+    )
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segsrv.errors import SegsrvError
-from segsrv.journal.files import make_dir, replace_file
+from segsrv.journal.files import FILE_MODE, make_dir, replace_file
 
 
 class CursorUnreadable(SegsrvError):
@@ -50,11 +50,11 @@ def load(path: Path) -> Cursor | None:
     return cursor
 
 
-def save(path: Path, cursor: Cursor) -> None:
+def save(path: Path, cursor: Cursor, file_mode: int = FILE_MODE) -> None:
     """Put *cursor* on stable storage in place of the one before."""
     data = json.dumps(asdict(cursor)).encode()
     try:
-        replace_file(path, data)
+        replace_file(path, data, file_mode=file_mode)
     except FileNotFoundError:
-        make_dir(path.parent)
-        replace_file(path, data)
+        make_dir(path.parent, file_mode)
+        replace_file(path, data, file_mode=file_mode)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from segsrv.errors import JournalFault, JournalFull
-from segsrv.journal.files import is_full, make_dir, sync_dir, write_all
+from segsrv.journal.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
 
 FILES = 16
 NUMBER_DIGITS = 8
@@ -19,10 +19,13 @@ class DeadLetters:
     Belongs to one thread. Files are named `<prefix>-<number>.ndjson`.
     """
 
-    def __init__(self, directory: Path, *, prefix: str, bytes_max: int) -> None:
+    def __init__(
+        self, directory: Path, *, prefix: str, bytes_max: int, file_mode: int = FILE_MODE
+    ) -> None:
         self.directory = directory
         self._prefix = prefix
         self._file_bytes_max = max(bytes_max // FILES, 1)
+        self._file_mode = file_mode
         self._whole: Path | None = None
 
     def append(self, lines: list[bytes]) -> None:
@@ -34,9 +37,9 @@ class DeadLetters:
 
         """
         try:
-            make_dir(self.directory)
+            make_dir(self.directory, self._file_mode)
             path = self._current()
-            fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+            fd = open_file(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, self._file_mode)
             try:
                 self._write(fd, path, lines)
             finally:

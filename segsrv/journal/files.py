@@ -1,21 +1,72 @@
-"""Small file operations, those that must survive a power cut among them, for all rooms."""
+"""Small file operations, those that must survive a power cut among them, for all rooms.
+
+What is made here gets exactly the mode that it should have, whatever the umask is, and never has
+more than that, not even for a moment. The umask itself belongs to the whole process, in which
+segsrv may be a guest.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+
+FILE_MODE = 0o640
+READ_BITS = 0o444
 
 Version = tuple[int, int, int]
 
 
-def make_dir(path: Path) -> None:
-    """Make *path* and its parents, each entry on stable storage."""
+def make_dir(path: Path, file_mode: int = FILE_MODE) -> None:
+    """Make *path* and its parents, each entry on stable storage.
+
+    Who may read files of *file_mode* may also enter and list the new folders.
+    """
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        # Another worker may make it at the same time, with the same mode.
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=_dir_mode(file_mode))
+        # Not on a file system without modes.
+        with contextlib.suppress(PermissionError):
+            set_dir_mode(folder, file_mode)
+    if not path.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     for made in missing:
         sync_dir(made.parent)
+
+
+def set_dir_mode(path: Path, file_mode: int) -> None:
+    """Give the folder *path* the mode that goes with *file_mode*, where it has another.
+
+    Raises:
+        OSError: It is not there, or is another user's.
+
+    """
+    present = path.stat().st_mode
+    # A folder that hands its group on to what is made in it, or is sticky, stays so.
+    mode = _dir_mode(file_mode) | present & (stat.S_ISGID | stat.S_ISVTX)
+    if stat.S_IMODE(present) != mode:
+        path.chmod(mode)
+
+
+def open_file(path: Path, flags: int, file_mode: int = FILE_MODE) -> int:
+    """Open *path* for writing, and give it *file_mode* where it has another.
+
+    On a file system without modes, and where the file is another user's, it stays as it is.
+    """
+    fd = os.open(path, flags, file_mode)
+    try:
+        if stat.S_IMODE(os.fstat(fd).st_mode) != file_mode:
+            with contextlib.suppress(PermissionError):
+                os.fchmod(fd, file_mode)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def obstacle(path: Path) -> Path | None:
@@ -41,7 +92,7 @@ def sync_dir(path: Path) -> None:
         os.close(fd)
 
 
-def write_all(fd: int, parts: Sequence[bytes]) -> None:
+def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
     """Write every byte of *parts*; the kernel may take them in several pieces."""
     written = os.writev(fd, parts)
     total = sum(map(len, parts))
@@ -51,17 +102,24 @@ def write_all(fd: int, parts: Sequence[bytes]) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
-def replace_file(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace *path* as a whole: after a crash it holds the old bytes or the new ones."""
+def replace_file(
+    path: Path, data: bytes, *, file_mode: int = FILE_MODE, is_synced: bool = True
+) -> None:
+    """Replace *path* as a whole: after a crash it holds the old bytes or the new ones.
+
+    Without *is_synced* that is so after the end of the process, but not after a power cut.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode)
+    fd = open_file(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, file_mode)
     try:
         write_all(fd, [data])
-        os.fsync(fd)
+        if is_synced:
+            os.fsync(fd)
     finally:
         os.close(fd)
     temporary.replace(path)
-    sync_dir(path.parent)
+    if is_synced:
+        sync_dir(path.parent)
 
 
 def file_version(path: Path) -> Version | None:
@@ -71,3 +129,8 @@ def file_version(path: Path) -> Version | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def _dir_mode(file_mode: int) -> int:
+    """Return *file_mode* with the right to enter for everybody who may read."""
+    return file_mode | (file_mode & READ_BITS) >> 2

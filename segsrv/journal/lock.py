@@ -9,16 +9,17 @@ import os
 from pathlib import Path
 
 from segsrv.errors import DataDirInUse
+from segsrv.journal.files import FILE_MODE, open_file
 
 
-def take(path: Path) -> int:
+def take(path: Path, file_mode: int = FILE_MODE) -> int:
     """Lock *path* and return the open file that holds the lock until it is closed.
 
     Raises:
         DataDirInUse: Another process has it, or another user in this one.
 
     """
-    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    fd = open_file(path, os.O_CREAT | os.O_RDWR, file_mode)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

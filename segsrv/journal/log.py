@@ -28,7 +28,7 @@ from pathlib import Path
 
 from segsrv.errors import JournalFault, JournalFull, Unavailable
 from segsrv.journal import frame, lock
-from segsrv.journal.files import is_full, make_dir, sync_dir, write_all
+from segsrv.journal.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +74,16 @@ class SegmentLog:
         disk_free_bytes_min: int,
         is_synced: bool,
         position_min: int = 0,
+        file_mode: int = FILE_MODE,
     ) -> None:
         self.directory = directory
         self.segment_bytes_max = segment_bytes_max
         self.disk_free_bytes_min = disk_free_bytes_min
         self.is_synced = is_synced
         self.damaged_frames = 0
-        make_dir(directory)
-        self._lock_fd = lock.take(directory / LOCK)
+        self._file_mode = file_mode
+        make_dir(directory, file_mode)
+        self._lock_fd = lock.take(directory / LOCK, file_mode)
         self._fd = -1
         self._space_checked_s = self._lock_checked_s = -CHECK_INTERVAL_S
         self._missing: set[Path] = set()
@@ -250,7 +252,7 @@ class SegmentLog:
         self.check_lock()
         segments = self.segments
         path = self.directory / f"{self.end:020d}{SUFFIX}"
-        fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+        fd = open_file(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, self._file_mode)
         try:
             if os.fstat(fd).st_size:
                 # A write that failed may be left in our own newest file, which is begun again. No
@@ -353,7 +355,11 @@ class SegmentLog:
         self.damaged_frames += 1
         logger.error("journal: damaged bytes set aside file=%s bytes=%d", path.name, len(data))
         try:
-            path.write_bytes(data)
+            fd = open_file(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, self._file_mode)
+            try:
+                write_all(fd, [data])
+            finally:
+                os.close(fd)
         except OSError as error:
             logger.error("journal: can't keep damaged bytes: %s", error)  # noqa: TRY400
 

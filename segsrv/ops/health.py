@@ -3,39 +3,117 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import orjson
 from aiohttp import web
 
 from segsrv.delivery.station import Station
 from segsrv.errors import ShuttingDown, Unavailable
 from segsrv.http import answers
 from segsrv.ops.metrics import CONTENT_TYPE, Metrics
+from segsrv.ops.peers import SILENT_S, Peers, Report
 
 
 class Health:
-    """Handlers that say how the process is."""
+    """Handlers that say how the server is.
 
-    def __init__(self, station: Station, metrics: Metrics, *, retry_after_s: int) -> None:
+    With `is_apart`, the pages that are no stranger's business are on a listener of their own, and
+    no longer where events are taken.
+    """
+
+    def __init__(
+        self,
+        station: Station,
+        metrics: Metrics,
+        peers: Peers,
+        *,
+        retry_after_s: int,
+        is_apart: bool,
+    ) -> None:
+        self.is_apart = is_apart
         self._station = station
         self._metrics = metrics
+        self._peers = peers
         self._retry_after_s = retry_after_s
+        self._is_stopping = False
+
+    async def stop(self, _app: web.Application) -> None:
+        """Say from now on that the server stops, also while it still answers what it has taken."""
+        self._is_stopping = True
 
     async def health(self, _request: web.Request) -> web.Response:
         """Answer 200 while the process runs."""
         return answers.ok()
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """Answer 200 while the journal takes events, else 503 with the reason."""
+        """Answer 200 while this worker's journal takes events, else 503 without any figure."""
         try:
-            if self._station.commit is None:
-                raise ShuttingDown("the server is not ready")
-            await self._station.commit.look()
-            self._station.commit.check()
+            await self._look()
         except Unavailable as error:
-            return answers.error(error, retry_after_s=self._retry_after_s)
+            fault = _fault(error.code, "no events can be taken now")
+            return answers.error(fault, retry_after_s=self._retry_after_s)
         return answers.ok()
+
+    async def ready_in_detail(self, _request: web.Request) -> web.Response:
+        """Answer 200 while every worker's journal takes events, else 503; with what each says."""
+        others = await asyncio.to_thread(self._peers.others)
+        workers = []
+        for number in range(self._peers.workers):
+            if number == self._peers.worker:
+                state = await self._state()
+            else:
+                state = _state_of(others.get(number))
+            workers.append({"worker": number, **state})
+        for state in workers:
+            if not state["ready"]:
+                fault = _fault(state["code"], f"worker {state['worker']}: {state['message']}")
+                return answers.error(
+                    fault, retry_after_s=self._retry_after_s, details={"workers": workers}
+                )
+        return answers.ok(orjson.dumps({"status": "ok", "workers": workers}))
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with Prometheus text."""
-        body = await asyncio.to_thread(self._metrics.render)
+        # Taken here: in a thread the counters might grow while they are read.
+        body = await asyncio.to_thread(self._metrics.render, self._metrics.families())
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+    async def report(self) -> Report:
+        """Return what the other workers need to answer for this one."""
+        return {"ready": await self._state(), "families": self._metrics.families()}
+
+    async def _look(self) -> None:
+        """Raise what keeps this worker from taking an event now."""
+        if self._is_stopping:
+            raise ShuttingDown("the server is shutting down")
+        if self._station.commit is None:
+            raise ShuttingDown("the server is not ready")
+        await self._station.commit.look()
+        self._station.commit.check()
+
+    async def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"ready": True}
+        try:
+            await self._look()
+        except Unavailable as error:
+            state = {"ready": False, "code": error.code, "message": str(error)}
+        if self._station.commit is not None:
+            state["pending_bytes"] = self._station.commit.pending_bytes
+            state["undelivered_bytes"] = self._station.commit.undelivered_bytes
+        return state
+
+
+def _state_of(report: Report | None) -> dict[str, Any]:
+    age_s = report["age_s"] if report else float("inf")
+    if report is None or age_s > SILENT_S:
+        since = "" if age_s == float("inf") else f" for {age_s:.0f} s"
+        return {"ready": False, "code": "silent", "message": f"has not reported{since}"}
+    state: dict[str, Any] = report["ready"]
+    return state
+
+
+def _fault(code: str, message: str) -> Unavailable:
+    fault = Unavailable(message)
+    fault.code = code
+    return fault

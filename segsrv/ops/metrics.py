@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
-import logging
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import generate_latest
@@ -18,13 +14,10 @@ from segsrv.delivery.station import Station
 from segsrv.events.counters import Counters
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
-from segsrv.journal.files import make_dir
 from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS
-
-logger = logging.getLogger(__name__)
+from segsrv.ops.peers import Peers
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PUBLISH_INTERVAL_S = 1.0
 
 Sample = tuple[str, dict[str, str], float]
 """A sample's name suffix, its labels and its value."""
@@ -33,7 +26,7 @@ Family = tuple[str, str, str, list[Sample]]
 
 
 class Metrics:
-    """Collects this process's counters, and shares them with the other workers through files."""
+    """Collects this process's counters, and those that the other workers reported."""
 
     def __init__(
         self,
@@ -41,25 +34,19 @@ class Metrics:
         station: Station,
         user_agents: UserAgents,
         databases: Databases,
-        *,
-        worker: int,
-        workers: int,
-        state_dir: Path,
+        peers: Peers,
     ) -> None:
         self._counters = counters
         self._station = station
         self._user_agents = user_agents
         self._databases = databases
-        self._worker = worker
-        self._workers = workers
-        self._dir = state_dir / "metrics"
+        self._peers = peers
 
-    def render(self) -> bytes:
-        """Return the Prometheus text; the other workers' figures are at most a second old."""
+    def render(self, own: list[Family]) -> bytes:
+        """Return *own* and the other workers' figures, a second old at most, as Prometheus text."""
         merged: dict[str, Metric] = {}
-        for number, families in itertools.chain(
-            [(self._worker, list(self._families()))], self._others()
-        ):
+        reported = {number: report["families"] for number, report in self._peers.others().items()}
+        for number, families in ({self._peers.worker: own} | reported).items():
             for name, kind, text, samples in families:
                 metric = merged.setdefault(name, Metric(name, text, kind))
                 for suffix, labels, value in samples:
@@ -68,26 +55,9 @@ class Metrics:
         registry.register(_Fixed(merged.values()))
         return generate_latest(registry)
 
-    async def publish(self) -> None:
-        """Write this worker's figures for the others, for ever; not needed with one worker."""
-        path = self._dir / f"w{self._worker}.json"
-        while self._workers > 1:
-            text = json.dumps(list(self._families()))
-            try:
-                await asyncio.to_thread(_write, path, text)
-            except OSError as error:
-                # A full disk is reported where it matters; figures of other workers can wait.
-                logger.debug("metrics: can't be written: %s", error)
-            await asyncio.sleep(PUBLISH_INTERVAL_S)
-
-    def _others(self) -> Iterator[tuple[int, list[Family]]]:
-        for number in range(self._workers):
-            if number == self._worker:
-                continue
-            try:
-                yield number, json.loads((self._dir / f"w{number}.json").read_text("utf-8"))
-            except (OSError, ValueError):
-                continue
+    def families(self) -> list[Family]:
+        """Return this worker's figures."""
+        return list(self._families())
 
     def _families(self) -> Iterator[Family]:
         counters = self._counters
@@ -196,11 +166,3 @@ def _counter(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]
 def _gauge(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
     rows: list[Sample] = [("", labels, float(value)) for labels, value in samples]
     return f"segsrv_{name}", "gauge", text, rows
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace the figures as a whole; they need not survive a power cut."""
-    make_dir(path.parent)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from segsrv.addresses import check_ops_listen
 from segsrv.errors import SettingsError
 from segsrv.settings.fields import option, settle, table
 from segsrv.settings.key import Key
@@ -22,6 +23,7 @@ Durability = Literal["fsync", "write", "memory"]
 Privacy = Literal["keep", "strict", "comply"]
 StoredKey = Literal["secret", "id", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -34,8 +36,14 @@ class Settings:
 
     host: str = option("0.0.0.0", "address to listen on")  # noqa: S104
     port: int = option(8080, "port to listen on; 0 picks a free one", low=0, high=65535)
+    ops_listen: str = option(
+        "", "HOST:PORT for metrics, readiness details and openapi.json, off the public port"
+    )
     workers: int = option(1, "processes, each with its own journal", low=1, high=256)
     data_dir: Path = option(Path("data"), "where the journal, events and state live")
+    file_mode: FileMode = option(
+        "0640", "mode of files with events; folders are also entered by whoever may read"
+    )
     write_key: tuple[str, ...] = option(
         (), "accepted write key, SECRET or ID:SECRET", is_secret=True
     )
@@ -158,6 +166,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         settle(self)
+        check_ops_listen(self.ops_listen, self.port)
         if not self.sink:
             raise SettingsError("sink: at least one is needed, for example file:")
         _check_keys(self.all_keys())

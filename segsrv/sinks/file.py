@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from segsrv.errors import SinkUnavailable
-from segsrv.journal.files import make_dir, obstacle, sync_dir, write_all
+from segsrv.journal.files import (
+    FILE_MODE,
+    make_dir,
+    obstacle,
+    open_file,
+    sync_dir,
+    write_all,
+)
 from segsrv.journal.log import Batch
 from segsrv.settings import Settings
 from segsrv.sinks.base import Placement
@@ -43,17 +50,25 @@ class FileSink:
     the batch since it was planned, and the file has it whole, the file is left as it is.
     """
 
-    def __init__(self, root: Path, *, worker: int, file_bytes_max: int) -> None:
+    def __init__(
+        self, root: Path, *, worker: int, file_bytes_max: int, file_mode: int = FILE_MODE
+    ) -> None:
         self.root = root
         self._worker = worker
         self._file_bytes_max = file_bytes_max
+        self._file_mode = file_mode
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-file-sink")
 
     @classmethod
     def from_url(cls, url: str, settings: Settings, *, worker: int) -> FileSink:
         """Build from `file:PATH`, or `file:` for the default folder."""
         root = root_of(url, settings)
-        return cls(root, worker=worker, file_bytes_max=settings.file_bytes_max)
+        return cls(
+            root,
+            worker=worker,
+            file_bytes_max=settings.file_bytes_max,
+            file_mode=int(settings.file_mode, 8),
+        )
 
     async def check(self) -> None:
         if blocked := obstacle(self.root):
@@ -62,7 +77,7 @@ class FileSink:
             )
 
     async def open(self) -> None:
-        await self._run(lambda: make_dir(self.root))
+        await self._run(lambda: make_dir(self.root, self._file_mode))
 
     async def plan(self, batch: Batch, last: Placement) -> Placement:
         return await self._run(lambda: self._plan(batch, last, datetime.now(UTC)))
@@ -106,10 +121,10 @@ class FileSink:
             return
         flags = os.O_WRONLY | os.O_APPEND
         if offset == 0:
-            make_dir(path.parent)
+            make_dir(path.parent, self._file_mode)
             # Else a file that is taken away just now would be made again with a hole for its start.
             flags |= os.O_CREAT
-        fd = os.open(path, flags, 0o644)
+        fd = open_file(path, flags, self._file_mode)
         try:
             os.ftruncate(fd, offset)
             try:

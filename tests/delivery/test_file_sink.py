@@ -285,9 +285,9 @@ class TestCrash:
 def _copy_at_each_step(patch, copy_all) -> None:
     save = cursors.save
 
-    def save_and_copy(path, cursor) -> None:
+    def save_and_copy(*arguments) -> None:
         copy_all()
-        save(path, cursor)
+        save(*arguments)
         copy_all()
 
     def write_and_copy(fd, parts) -> None:

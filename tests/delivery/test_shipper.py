@@ -269,10 +269,10 @@ class TestRetry:
         faults = [OSError(28, "No space left on device")] * 3
         save = cursors.save
 
-        def fail_first(path, cursor) -> None:
+        def fail_first(*arguments) -> None:
             if faults:
                 raise faults.pop()
-            save(path, cursor)
+            save(*arguments)
 
         monkeypatch.setattr(cursors, "save", fail_first)
         sink = MemorySink()

@@ -314,10 +314,10 @@ class TestStop:
         has_begun, may_end = threading.Event(), threading.Event()
         save = cursors.save
 
-        def save_late(path: Path, cursor: cursors.Cursor) -> None:
+        def save_late(*arguments: object) -> None:
             has_begun.set()
             assert may_end.wait(DEADLINE_S)
-            save(path, cursor)
+            save(*arguments)
 
         monkeypatch.setattr(cursors, "save", save_late)
         settings = make_settings(tmp_path, shutdown_grace_s=DEAD_SINK_GRACE_S)

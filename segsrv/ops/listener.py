@@ -1,0 +1,31 @@
+"""The application of the operators' own listener."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from segsrv.errors import NotFound
+from segsrv.http import answers
+from segsrv.http.openapi import PATH as OPENAPI_PATH
+from segsrv.http.openapi import OpenApi
+from segsrv.ops.health import Health
+
+PATH_CHARS_MAX = 200
+
+
+def ops_application(health: Health, openapi: OpenApi) -> web.Application:
+    """Build the application that answers operators and their tools, without a key."""
+    app = web.Application()
+    app.router.add_get("/health", health.health)
+    app.router.add_get("/ready", health.ready_in_detail)
+    app.router.add_get("/metrics", health.metrics)
+    app.router.add_get(OPENAPI_PATH, openapi.get)
+    app.router.add_route("*", "/{path:.*}", _elsewhere)
+    return app
+
+
+async def _elsewhere(request: web.Request) -> web.Response:
+    path = request.path[:PATH_CHARS_MAX]
+    return answers.error(
+        NotFound(f"there is nothing at {request.method} {path}; events go to the public port")
+    )

@@ -1,0 +1,82 @@
+"""Files and folders get the mode that they should have, whatever the umask."""
+
+import os
+import stat
+
+import pytest
+
+from segsrv.journal.files import make_dir, open_file, replace_file, set_dir_mode
+
+NEW = os.O_CREAT | os.O_WRONLY
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request):
+    """Run the test under a loose, a common and a strict umask."""
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode_of(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def open_and_close(path, flags, mode):
+    os.close(open_file(path, flags, mode))
+
+
+class TestMode:
+    @pytest.mark.usefixtures("umask")
+    def test_of_new_files_and_folders(self, tmp_path):
+        """Each is made with the mode that is asked for; folders can be entered by readers."""
+        make_dir(tmp_path / "a" / "b", 0o640)
+        open_and_close(tmp_path / "a" / "b" / "file", NEW, 0o640)
+        replace_file(tmp_path / "a" / "other", b"1", file_mode=0o600)
+
+        assert mode_of(tmp_path / "a") == mode_of(tmp_path / "a" / "b") == 0o750
+        assert mode_of(tmp_path / "a" / "b" / "file") == 0o640
+        assert mode_of(tmp_path / "a" / "other") == 0o600
+
+    @pytest.mark.parametrize(
+        ("file_mode", "dir_mode"),
+        [(0o600, 0o700), (0o640, 0o750), (0o644, 0o755), (0o660, 0o770), (0o664, 0o775)],
+        ids=oct,
+    )
+    def test_of_folders_follows_that_of_files(self, tmp_path, file_mode, dir_mode):
+        """Whoever may read the files may enter their folder, and nobody else."""
+        make_dir(tmp_path / "new", file_mode)
+        assert mode_of(tmp_path / "new") == dir_mode
+
+    @pytest.mark.usefixtures("umask")
+    def test_of_a_file_that_is_continued(self, tmp_path):
+        """A file from an earlier start gets the new mode when it is written again."""
+        for number, before in enumerate((0o666, 0o600)):
+            path = tmp_path / str(number)
+            path.touch()
+            path.chmod(before)
+            open_and_close(path, os.O_WRONLY | os.O_APPEND, 0o640)
+            assert mode_of(path) == 0o640
+
+    def test_present_parents_are_left_alone(self, tmp_path):
+        """Only what is made gets a mode: the folder above may be anybody's."""
+        tmp_path.chmod(0o711)
+        make_dir(tmp_path / "new", 0o640)
+        make_dir(tmp_path, 0o640)
+        assert mode_of(tmp_path) == 0o711
+
+    def test_a_folder_keeps_handing_on_its_group(self, tmp_path):
+        """A set-group-ID folder, by which an operator shares what is in it, stays one."""
+        tmp_path.chmod(0o2777)
+        set_dir_mode(tmp_path, 0o640)
+        assert mode_of(tmp_path) == 0o2750
+        make_dir(tmp_path / "below", 0o640)
+        assert mode_of(tmp_path / "below") == 0o2750
+
+    def test_a_file_in_the_way_of_a_folder(self, tmp_path):
+        """It is told apart from a folder that another worker has just made."""
+        (tmp_path / "taken").touch()
+        with pytest.raises(FileExistsError):
+            make_dir(tmp_path / "taken")
+        with pytest.raises(NotADirectoryError):
+            make_dir(tmp_path / "taken" / "below")

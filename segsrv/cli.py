@@ -93,7 +93,7 @@ def _check(flags: argparse.Namespace) -> int:
             )
     has_own_key = not settings.all_keys()
     settings = with_kept_key(settings)
-    ClientAddress(settings.trusted_proxies)
+    ClientAddress(settings.trusted_proxies, settings.client_ip_header)
     AnalyticsJs(settings, Keyring(settings.all_keys()), Cors(settings.all_keys()))
     if settings.tls_cert is not None and settings.tls_key is not None:
         Certificate(settings.tls_cert, settings.tls_key)

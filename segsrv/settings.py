@@ -23,6 +23,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 GIB = 1 << 30
 MIB = 1 << 20
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ORIGIN = re.compile(r"\*|null|[a-z*][a-z0-9+.*-]*://[^/\s]+", re.IGNORECASE)
 
 
@@ -156,7 +157,10 @@ class Settings:
             "192.168.0.0/16",
             "fc00::/7",
         ),
-        "networks whose X-Forwarded-For, Forwarded and X-Real-IP are believed",
+        "networks whose client_ip_header is believed",
+    )
+    client_ip_header: str = option(
+        "x-forwarded-for", "the header that names the client; no other is believed"
     )
     cookie_policy: Privacy = option("keep", "cookie policy of requests that name none")
     ip_policy: Privacy = option("keep", "address policy of requests that name none")
@@ -206,6 +210,10 @@ class Settings:
         for name, extra in self.integrations.items():
             if not isinstance(extra, dict):
                 raise SettingsError(f"integrations.{name}={extra!r}: expected a table")
+        if not _HEADER_NAME.fullmatch(self.client_ip_header):
+            raise SettingsError(
+                f"client_ip_header={self.client_ip_header!r}: expected the name of a header"
+            )
         if self.public_url and not self.public_url.startswith(("http://", "https://")):
             raise SettingsError(f"public_url={self.public_url}: expected http:// or https://")
         for small, large in (

@@ -48,7 +48,7 @@ class Ingest:
         self._counters = counters
         self._cors = cors
         self._keyring = keyring
-        self._client_address = ClientAddress(settings.trusted_proxies)
+        self._client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
         self._bodies = BodyReader(
             bytes_max=settings.body_bytes_max,
             reading_bytes_max=settings.reading_bytes_max,

@@ -150,6 +150,7 @@ class TestErrors:
             (["--sink", "file:a", "--sink", "file:a"], "twice"),
             (["--geoip-db", "nothing.mmdb"], "nothing.mmdb"),
             (["--trusted-proxies", "here"], "trusted_proxies=here"),
+            (["--client-ip-header", "X-Real-IP: "], "client_ip_header='X-Real-IP: '"),
             (["--port", "x"], "--port=x"),
             (["--analytics-js-dir", "nowhere"], "analytics_js_dir=nowhere"),
             (["--tls-cert", "a", "--tls-key", "b"], "tls_cert=a"),

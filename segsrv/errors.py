@@ -6,11 +6,20 @@ from __future__ import annotations
 class SegsrvError(Exception):
     """Base of every error that segsrv raises on purpose.
 
-    `status` is the HTTP status of the answer, `code` the machine-readable word in it.
+    `status` is the HTTP status of the answer, `code` the machine-readable word in it. `log_text` is
+    for the log: the message, unless that quotes what a client sent and may hold a secret.
     """
 
     status = 500
     code = "internal_error"
+
+    def __init__(
+        self, message: str = "", *, code: str | None = None, log_text: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.log_text = message if log_text is None else log_text
+        if code is not None:
+            self.code = code
 
 
 class SettingsError(SegsrvError):
@@ -28,11 +37,6 @@ class BadRequest(SegsrvError):
 
     status = 400
     code = "bad_request"
-
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message)
-        if code is not None:
-            self.code = code
 
 
 class Unauthorized(SegsrvError):

@@ -22,6 +22,7 @@ from aiohttp import web
 from segsrv.app import create_app
 from segsrv.errors import Overloaded, SegsrvError
 from segsrv.http.connection import Connection
+from segsrv.http.tally import TALLY, Tally
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
 from segsrv.write_keys import with_keys
@@ -111,14 +112,13 @@ async def _serve(
     certificate = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)
-    runner = web.AppRunner(
-        create_app(settings, worker=worker), shutdown_timeout=settings.shutdown_grace_s
-    )
+    app = create_app(settings, worker=worker)
+    runner = web.AppRunner(app, shutdown_timeout=settings.shutdown_grace_s)
     await runner.setup()
     watch = listening = None
     try:
         listening = await loop.create_server(
-            _limited(runner.server, settings),
+            _limited(runner.server, settings, app[TALLY]),
             sock=listener,
             backlog=BACKLOG,
             ssl=certificate.context if certificate else None,
@@ -143,12 +143,16 @@ async def _serve(
         await runner.cleanup()
 
 
-def _limited(server: web.Server | None, settings: Settings) -> Callable[[], asyncio.Protocol]:
+def _limited(
+    server: web.Server | None, settings: Settings, tally: Tally
+) -> Callable[[], asyncio.Protocol]:
     """Return a protocol factory that turns connections above the limit away with a 503."""
     assert server is not None
     loop = asyncio.get_running_loop()
-    refusal = _refusal(settings)
+    fault = Overloaded("too many connections are open")
+    refusal = _refusal(fault, settings.retry_after_s)
     options: dict[str, Any] = {
+        "tally": tally,
         "access_log": None,
         "keepalive_timeout": settings.keepalive_timeout_s,
     }
@@ -159,7 +163,7 @@ def _limited(server: web.Server | None, settings: Settings) -> Callable[[], asyn
 
     def accept() -> asyncio.Protocol:
         if len(server.connections) >= limit:
-            return _Refusal(refusal)
+            return _Refusal(refusal, lambda peer: tally.refused(fault, "other", "", peer))
         return Connection(server, loop=loop, **options)
 
     return accept
@@ -174,14 +178,17 @@ class _Refusal(asyncio.Protocol):
 
     _waiting = 0
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes, count: Callable[[str], None]) -> None:
         self._answer = answer
+        self._count = count
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.
         transport = cast("asyncio.Transport", transport)
         transport.write(self._answer)
+        peer = transport.get_extra_info("peername")
+        self._count(str(peer[0]) if isinstance(peer, tuple) else "")
         if _Refusal._waiting >= REFUSALS_WAITING_MAX or not transport.can_write_eof():
             transport.close()
             return
@@ -195,16 +202,15 @@ class _Refusal(asyncio.Protocol):
             _Refusal._waiting -= 1
 
 
-def _refusal(settings: Settings) -> bytes:
-    text = "too many connections are open"
+def _refusal(fault: Overloaded, retry_after_s: int) -> bytes:
+    text = str(fault)
     body = json.dumps(
-        {"status": "error", "code": Overloaded.code, "message": text, "error": text}
+        {"status": "error", "code": fault.code, "message": text, "error": text}
     ).encode()
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\nRetry-After: %d\r\nX-RateLimit-Reset: %d\r\n"
-        b"Connection: close\r\n\r\n%s"
-        % (len(body), settings.retry_after_s, settings.retry_after_s, body)
+        b"Connection: close\r\n\r\n%s" % (len(body), retry_after_s, retry_after_s, body)
     )
 
 

@@ -8,6 +8,7 @@ can be a hundred gigabytes, which a few clients without a key could stall the se
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -16,6 +17,7 @@ from aiohttp.web_request import BaseRequest
 from segsrv.errors import BadRequest, SegsrvError
 from segsrv.http import answers
 from segsrv.http.body import CONTENT_ENCODING
+from segsrv.http.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +31,21 @@ class Connection(RequestHandler):
     too long or no HTTP, a body whose framing or encoding is broken from its first bytes.
     """
 
-    __slots__ = ()
+    __slots__ = ("_tally",)
+
+    def __init__(self, server: web.Server, *, tally: Tally, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._tally = tally
 
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Write the answer, and hang up if a compressed body is still to come."""
+        if isinstance(resp, Exception):
+            # aiohttp's own answer: to an Expect header or a target that it does not know.
+            fault = BadRequest(f"aiohttp answers {resp.status}", code="bad_http")
+            fault.status = resp.status
+            self._tally.refused(fault, "other", "", request.remote or "")
         if request.content.is_eof() or CONTENT_ENCODING not in request.headers:
             return await super().finish_response(request, resp, start_time)
         resp.force_close()
@@ -56,10 +67,13 @@ class Connection(RequestHandler):
         if status < 500:
             # aiohttp quotes the request below the first line.
             reason = (message or "").partition("\n")[0].rstrip(":")[:MESSAGE_CHARS_MAX]
-            fault = BadRequest(f"the request can't be read: {reason}", code="bad_http")
+            text = "the request can't be read"
+            fault = BadRequest(f"{text}: {reason}", code="bad_http", log_text=text)
+            self._tally.refused(fault, "other", "", request.remote or "")
         else:
             logger.error("request: failed by a fault of this server", exc_info=exc)
             fault = SegsrvError("a fault of this server; it is in its log")
+            self._tally.counters.answers[fault.code, fault.status, "other", ""] += 1
         response = answers.error(fault)
         response.force_close()
         return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from multidict import istr
 
 from segsrv.errors import BadRequest, SegsrvError, ShuttingDown
 from segsrv.events import Outcome, Pipeline, Sender, parse
-from segsrv.events.counters import Counters
+from segsrv.events.counters import OK, PathKind
 from segsrv.events.privacy import POLICIES, Policy
 from segsrv.http import answers
 from segsrv.http.auth import Keyring
@@ -20,6 +21,7 @@ from segsrv.http.body import BodyReader
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
 from segsrv.http.paths import Target
+from segsrv.http.tally import Handler, Seldom, Tally
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.settings import Key, Settings
 
@@ -27,8 +29,13 @@ logger = logging.getLogger(__name__)
 
 USER_AGENT = istr("User-Agent")
 POLICY_CHARS_MAX = 20
-POLICIES_WARNED_MAX = 1_024
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Caller:
+    """Who a request turns out to be from, for the count of its answer, whatever that will be."""
+
+    key_id: str = ""
 
 
 class Ingest:
@@ -40,15 +47,17 @@ class Ingest:
         keyring: Keyring,
         cors: Cors,
         pipeline: Pipeline,
-        counters: Counters,
+        client_address: ClientAddress,
+        tally: Tally,
     ) -> None:
         self.commit: GroupCommit | None = None
         self._settings = settings
         self._pipeline = pipeline
-        self._counters = counters
+        self._counters = tally.counters
+        self._tally = tally
         self._cors = cors
         self._keyring = keyring
-        self._client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
+        self._client_address = client_address
         self._bodies = BodyReader(
             bytes_max=settings.body_bytes_max,
             reading_bytes_max=settings.reading_bytes_max,
@@ -61,34 +70,42 @@ class Ingest:
             key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
             for key in settings.all_keys()
         }
+        self._seldom = Seldom()
         self._has_outer_layers: bool | None = None
 
     def handler(self, target: Target) -> Handler:
         """Return the handler of the paths that say *target*."""
+        kind = target.kind
 
         async def ingest(request: web.Request) -> web.StreamResponse:
-            return await self._answer(request, lambda: self._take(request, target))
+            return await self._answer(
+                request, kind, lambda caller: self._take(request, target, caller)
+            )
 
         return ingest
 
     async def telemetry(self, request: web.Request) -> web.StreamResponse:
         """Swallow what SDKs report of themselves, so that they neither fail nor retry."""
 
-        async def swallow() -> bool:
+        async def swallow(_caller: Caller) -> bool:
             await self._bodies.read(request)
             return False
 
-        return await self._answer(request, swallow)
+        return await self._answer(request, "telemetry", swallow)
 
     async def _answer(
-        self, request: web.Request, take: Callable[[], Awaitable[bool]]
+        self, request: web.Request, kind: PathKind, take: Callable[[Caller], Awaitable[bool]]
     ) -> web.StreamResponse:
-        """Turn what *take* returns or raises into an answer; the only place that does."""
+        """Turn what *take* returns or raises into an answer that is counted; no other place does.
+
+        *take* says in the caller whose key it found as soon as it has: refusals count for it too.
+        """
         origin = origin_of(request)
+        caller = Caller()
         try:
-            delete_cookie = await take()
+            delete_cookie = await take(caller)
         except SegsrvError as error:
-            self._counters.requests[error.status] += 1
+            self._tally.refused(error, kind, caller.key_id, request)
             answer = answers.error(
                 error, self._cors.headers(origin), retry_after_s=self._settings.retry_after_s
             )
@@ -104,10 +121,10 @@ class Ingest:
             raise
         except Exception:
             logger.exception("request: failed by a fault of this server")
-            self._counters.requests[500] += 1
             fault = SegsrvError("a fault of this server; it is in its log")
+            self._counters.answers[fault.code, fault.status, kind, caller.key_id] += 1
             return answers.error(fault, self._cors.headers(origin))
-        self._counters.requests[200] += 1
+        self._counters.answers[OK, 200, kind, caller.key_id] += 1
         if delete_cookie:
             return answers.ok(answers.DELETE_COOKIE_BODY, self._cors.headers(origin))
         if self._has_outer_layers is None:
@@ -117,15 +134,17 @@ class Ingest:
             return answers.ok(headers=self._cors.headers(origin))
         return answers.RenderedOk(self._rendered_tail(origin))
 
-    async def _take(self, request: web.Request, target: Target) -> bool:
+    async def _take(self, request: web.Request, target: Target, caller: Caller) -> bool:
         """Commit the request's events; return whether the answer asks to delete the cookie."""
         commit = self.commit
         if commit is None:
             raise ShuttingDown("the server is not ready")
         key = self._keyring.from_request(request)
+        if key is not None:
+            caller.key_id = key.id
         # What was parsed takes many times the memory of its lines, so nothing here may hold it
         # while the commit is waited for.
-        outcome = self._map(request, target, key, await self._bodies.read(request))
+        outcome = self._map(request, target, key, caller, await self._bodies.read(request))
         if outcome.lines or outcome.dead_letters:
             committed = commit.submit(outcome.lines, outcome.dead_letters)
             if committed is not None:
@@ -133,7 +152,9 @@ class Ingest:
         self._counters.count(target.output, outcome)
         return outcome.delete_cookie
 
-    def _map(self, request: web.Request, target: Target, key: Key | None, body: bytes) -> Outcome:
+    def _map(
+        self, request: web.Request, target: Target, key: Key | None, caller: Caller, body: bytes
+    ) -> Outcome:
         if not body:
             raise BadRequest("the body is empty", code="invalid_json")
         payload = parse(
@@ -143,6 +164,7 @@ class Ingest:
         )
         if key is None:
             key = self._keyring.from_body(payload.write_key)
+            caller.key_id = key.id
         self._cors.check(key, origin_of(request))
         return self._pipeline.run(payload, self._sender(request, target, key), target.output)
 
@@ -160,24 +182,19 @@ class Ingest:
         )
         if request.query_string:
             query = request.query
-            sender.cookie_policy = _policy(
+            sender.cookie_policy = self._policy(
                 "cookie_policy", query.get("cookie_policy"), settings.cookie_policy
             )
-            sender.ip_policy = _policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
+            sender.ip_policy = self._policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
         return sender
 
-
-def _policy(name: str, value: str | None, default: Policy) -> Policy:
-    if value is None:
+    def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
+        if value is None:
+            return default
+        for policy in POLICIES:
+            if value == policy:
+                return policy
+        if self._seldom.due(name):
+            shown = value[:POLICY_CHARS_MAX]
+            logger.warning("request: %s=%r is not one of %s", name, shown, ", ".join(POLICIES))
         return default
-    for policy in POLICIES:
-        if value == policy:
-            return policy
-    _warn_of_policy(name, value[:POLICY_CHARS_MAX])
-    return default
-
-
-@lru_cache(POLICIES_WARNED_MAX)
-def _warn_of_policy(name: str, value: str) -> None:
-    """Log a wrong value once: the cache keeps a client from filling the log with it."""
-    logger.warning("request: %s=%r is not one of %s", name, value, ", ".join(POLICIES))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segsrv.events import Format
+from segsrv.events.counters import PathKind
 
 FLAT_PREFIX = "/api/v1/segment"
 COMPAT_PREFIX = "/api/v1/segment/compat"
@@ -40,6 +41,11 @@ class Target:
     output: Format
     event_type: str | None = None
     is_client: bool = False
+
+    @property
+    def kind(self) -> PathKind:
+        """What the path is counted as; one that takes both batches and single events is `batch`."""
+        return "single" if self.event_type else "batch"
 
 
 def ingest_paths() -> dict[str, Target]:

@@ -11,11 +11,12 @@ from segsrv.errors import NotFound
 from segsrv.http import answers
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.cors import Cors, origin_of
-from segsrv.http.ingest import Handler, Ingest
+from segsrv.http.ingest import Ingest
 from segsrv.http.openapi import PATH as OPENAPI_PATH
 from segsrv.http.openapi import OpenApi
 from segsrv.http.paths import ingest_paths, normalised, settings_paths, telemetry_paths
 from segsrv.http.project_settings import ProjectSettings
+from segsrv.http.tally import Handler, Tally
 
 
 class Probes(Protocol):
@@ -34,6 +35,7 @@ def add_routes(
     analytics_js: AnalyticsJs,
     openapi: OpenApi,
     cors: Cors,
+    tally: Tally,
 ) -> None:
     """Give *app* all paths. Never a redirect: browsers and Node count one as delivered."""
     posts: dict[str, Handler] = {
@@ -42,18 +44,30 @@ def add_routes(
     posts |= dict.fromkeys(telemetry_paths(), ingest.telemetry)
     for path, handler in posts.items():
         app.router.add_post(path, handler)
-    gets: dict[str, Handler] = dict.fromkeys(settings_paths(), project_settings.get)
-    gets |= analytics_js.handlers()
-    gets |= {"/health": probes.health, "/ready": probes.ready, "/metrics": probes.metrics}
-    gets[OPENAPI_PATH] = openapi.get
+    gets: dict[str, Handler] = dict.fromkeys(
+        settings_paths(), tally.counted("settings", project_settings.get)
+    )
+    gets |= {
+        path: tally.counted("script", handler) for path, handler in analytics_js.handlers().items()
+    }
+    for path, handler in (
+        ("/health", probes.health),
+        ("/ready", probes.ready),
+        ("/metrics", probes.metrics),
+        (OPENAPI_PATH, openapi.get),
+    ):
+        gets[path] = tally.counted("probe", handler)
     for pattern, handler in gets.items():
         app.router.add_get(pattern, handler)
     matchers = [(_matcher(pattern), handler) for pattern, handler in gets.items()]
 
+    preflight = tally.counted("preflight", _preflight(cors))
+    nothing = tally.counted("other", _nothing(cors))
+
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         """Answer preflights, find paths with doubled slashes, or say that nothing is there."""
         if request.method == "OPTIONS":
-            return answers.ok(headers=cors.preflight(request))
+            return await preflight(request)
         path = normalised(request.match_info["path"])
         if request.method == "POST" and (handler := posts.get(path)) is not None:
             return await handler(request)
@@ -62,12 +76,30 @@ def add_routes(
                 if (found := matcher.fullmatch(path)) is not None:
                     request.match_info.update(found.groupdict())
                     return await handler(request)
+        return await nothing(request)
+
+    # A target may hold an encoded line end, which a dot does not match.
+    app.router.add_route("*", r"/{path:[\s\S]*}", elsewhere)
+
+
+def _preflight(cors: Cors) -> Handler:
+    async def preflight(request: web.Request) -> web.StreamResponse:
+        return answers.ok(headers=cors.preflight(request))
+
+    return preflight
+
+
+def _nothing(cors: Cors) -> Handler:
+    async def nothing(request: web.Request) -> web.StreamResponse:
+        path = normalised(request.match_info["path"])
+        text = f"there is nothing at {request.method} "
         return answers.error(
-            NotFound(f"there is nothing at {request.method} {path[:200]}"),
+            # The log shortens its text when secrets are out of it: half of one would not be found.
+            NotFound(text + path[:200], log_text=text + path),
             cors.headers(origin_of(request)),
         )
 
-    app.router.add_route("*", "/{path:.*}", elsewhere)
+    return nothing
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

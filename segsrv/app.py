@@ -16,12 +16,14 @@ from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
+from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
 from segsrv.http.ingest import Ingest
 from segsrv.http.openapi import OpenApi
 from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
 from segsrv.http.routes import add_routes
+from segsrv.http.tally import TALLY, Tally
 from segsrv.ops.health import Health
 from segsrv.ops.listener import ops_application
 from segsrv.ops.metrics import Metrics
@@ -74,7 +76,9 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
     )
     keyring = Keyring(settings.all_keys())
     cors = Cors(settings.all_keys())
-    ingest = Ingest(settings, keyring, cors, pipeline, counters)
+    client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
+    tally = Tally(settings, keyring, client_address, counters)
+    ingest = Ingest(settings, keyring, cors, pipeline, client_address, tally)
     station = Station(settings, worker=worker)
     peers = _peers(settings, worker)
     health = Health(
@@ -86,6 +90,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
     )
 
     app = web.Application(client_max_size=settings.body_bytes_max)
+    app[TALLY] = tally
     app.cleanup_ctx.append(_journal(station, ingest))
     app.cleanup_ctx.append(_background(settings, peers, health, databases, pipeline))
     app.on_shutdown.append(health.stop)
@@ -99,6 +104,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
         AnalyticsJs(settings, keyring, cors),
         OpenApi(settings, cors),
         cors,
+        tally,
     )
     return app
 

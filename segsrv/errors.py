@@ -7,12 +7,21 @@ class SegsrvError(Exception):
     """Base of every error that segsrv raises on purpose.
 
     `status` is the HTTP status of the answer, `code` the machine-readable word in it, `exit_code`
-    the status of a command that ends with it.
+    the status of a command that ends with it. `log_text` is for the log: the message, unless that
+    quotes what a client sent and may hold a secret.
     """
 
     status = 500
     code = "internal_error"
     exit_code = 3
+
+    def __init__(
+        self, message: str = "", *, code: str | None = None, log_text: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.log_text = message if log_text is None else log_text
+        if code is not None:
+            self.code = code
 
 
 class SettingsError(SegsrvError):
@@ -31,11 +40,6 @@ class BadRequest(SegsrvError):
 
     status = 400
     code = "bad_request"
-
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message)
-        if code is not None:
-            self.code = code
 
 
 class Unauthorized(SegsrvError):

@@ -36,4 +36,10 @@ def configure(level: str) -> None:
 
 
 def _quoted(text: str) -> str:
-    return text if text and _PLAIN.issuperset(text) else json.dumps(text, ensure_ascii=False)
+    if text and _PLAIN.issuperset(text):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    if quoted.isprintable():
+        return quoted
+    # Clients' text may be in a line: what would move a terminal's cursor is escaped too.
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in quoted)

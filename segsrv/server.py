@@ -26,6 +26,7 @@ from segsrv.addresses import Address
 from segsrv.app import create_app, create_ops_app
 from segsrv.errors import Overloaded, SegsrvError, SettingsError
 from segsrv.http.connection import Connection
+from segsrv.http.tally import TALLY, Tally
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
 from segsrv.write_keys import with_keys
@@ -126,13 +127,17 @@ async def _serve(
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)
     app = create_app(settings, worker=worker)
+    tally = app[TALLY]
     async with contextlib.AsyncExitStack() as stack:
         if listeners.ops is not None:
             # First, so that it ends last: operators want to see how a stop goes on.
-            ops = _listening(create_ops_app(app), settings, listeners.ops, OPS_CONNECTIONS_MAX)
-            await stack.enter_async_context(ops)
+            ops = create_ops_app(app)
+            await stack.enter_async_context(
+                _listening(ops, settings, listeners.ops, OPS_CONNECTIONS_MAX, tally)
+            )
+        connections_max = settings.connections_max
         await stack.enter_async_context(
-            _listening(app, settings, listeners.public, settings.connections_max, certificate)
+            _listening(app, settings, listeners.public, connections_max, tally, certificate)
         )
         # What start-up made stays for good; the collector need not look at it again. Events are
         # trees that reference counting frees, so it need not look often either.
@@ -152,6 +157,7 @@ async def _listening(
     settings: Settings,
     listener: socket.socket,
     connections_max: int,
+    tally: Tally,
     certificate: Certificate | None = None,
 ) -> AsyncIterator[None]:
     """Start *app* and take its requests from *listener*; at the end stop both in order."""
@@ -160,7 +166,7 @@ async def _listening(
     watch = listening = None
     try:
         listening = await asyncio.get_running_loop().create_server(
-            _limited(runner.server, settings, connections_max),
+            _limited(runner.server, settings, connections_max, tally),
             sock=listener,
             backlog=BACKLOG,
             ssl=certificate.context if certificate else None,
@@ -177,13 +183,15 @@ async def _listening(
 
 
 def _limited(
-    server: web.Server | None, settings: Settings, connections_max: int
+    server: web.Server | None, settings: Settings, connections_max: int, tally: Tally
 ) -> Callable[[], asyncio.Protocol]:
     """Return a protocol factory that turns connections above the limit away with a 503."""
     assert server is not None
     loop = asyncio.get_running_loop()
-    refusal = _refusal(settings)
+    fault = Overloaded("too many connections are open")
+    refusal = _refusal(fault, settings.retry_after_s)
     options: dict[str, Any] = {
+        "tally": tally,
         "access_log": None,
         "keepalive_timeout": settings.keepalive_timeout_s,
     }
@@ -194,7 +202,7 @@ def _limited(
 
     def accept() -> asyncio.Protocol:
         if len(server.connections) >= limit:
-            return _Refusal(refusal)
+            return _Refusal(refusal, lambda peer: tally.refused(fault, "other", "", peer))
         return Connection(server, loop=loop, **options)
 
     return accept
@@ -209,14 +217,17 @@ class _Refusal(asyncio.Protocol):
 
     _waiting = 0
 
-    def __init__(self, answer: bytes) -> None:
+    def __init__(self, answer: bytes, count: Callable[[str], None]) -> None:
         self._answer = answer
+        self._count = count
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.
         transport = cast("asyncio.Transport", transport)
         transport.write(self._answer)
+        peer = transport.get_extra_info("peername")
+        self._count(str(peer[0]) if isinstance(peer, tuple) else "")
         if _Refusal._waiting >= REFUSALS_WAITING_MAX or not transport.can_write_eof():
             transport.close()
             return
@@ -230,16 +241,15 @@ class _Refusal(asyncio.Protocol):
             _Refusal._waiting -= 1
 
 
-def _refusal(settings: Settings) -> bytes:
-    text = "too many connections are open"
+def _refusal(fault: Overloaded, retry_after_s: int) -> bytes:
+    text = str(fault)
     body = json.dumps(
-        {"status": "error", "code": Overloaded.code, "message": text, "error": text}
+        {"status": "error", "code": fault.code, "message": text, "error": text}
     ).encode()
     return (
         b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
         b"Content-Length: %d\r\nRetry-After: %d\r\nX-RateLimit-Reset: %d\r\n"
-        b"Connection: close\r\n\r\n%s"
-        % (len(body), settings.retry_after_s, settings.retry_after_s, body)
+        b"Connection: close\r\n\r\n%s" % (len(body), retry_after_s, retry_after_s, body)
     )
 
 

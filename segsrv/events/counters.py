@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
 from segsrv.events.formats import Format
 from segsrv.events.pipeline import Outcome
+
+PathKind = Literal[
+    "batch",
+    "single",
+    "pixel",
+    "telemetry",
+    "settings",
+    "script",
+    "probe",
+    "preflight",
+    "other",
+]
+INGEST_PATHS: frozenset[PathKind] = frozenset({"batch", "single", "pixel", "telemetry"})
+OK = "ok"
 
 
 @dataclass(slots=True)
 class Counters:
     """Counts since the process began.
 
-    `requests` by status, `events` by (format's name, Segment type), `set_aside` by reason.
+    `answers` by (code, status, kind of path, key id): `OK` is the code of what is no error, and the
+    key id is empty where no configured key was found. `events` by (format's name, Segment type),
+    `set_aside` by reason.
     """
 
-    requests: Counter[int] = field(default_factory=Counter)
+    answers: Counter[tuple[str, int, PathKind, str]] = field(default_factory=Counter)
     events: Counter[tuple[str, str]] = field(default_factory=Counter)
     set_aside: Counter[str] = field(default_factory=Counter)
 
@@ -25,3 +42,12 @@ class Counters:
             self.events[output.name, kind] += events
         if outcome.reasons:
             self.set_aside.update(outcome.reasons)
+
+    def ingest_statuses(self) -> Counter[int]:
+        """Return how many answers to ingest requests had each status."""
+        statuses: Counter[int] = Counter()
+        # A copy: another thread may ask while the event loop counts on.
+        for (_code, status, path, _key), count in list(self.answers.items()):
+            if path in INGEST_PATHS:
+                statuses[status] += count
+        return statuses

@@ -24,8 +24,8 @@ from segsrv.errors import NotFound, SettingsError
 from segsrv.http import answers
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors, origin_of
-from segsrv.http.ingest import Handler
 from segsrv.http.paths import PREFIXES
+from segsrv.http.tally import Handler
 from segsrv.settings import MIB, Settings
 
 ACCEPT_ENCODING = istr("Accept-Encoding")

@@ -33,13 +33,26 @@ def ok(body: bytes = OK_BODY, headers: Mapping[str, str] = NO_HEADERS) -> web.Re
     return web.Response(body=body, content_type=_JSON, headers={"Server": SERVER, **headers})
 
 
+class Refusal(web.Response):
+    """The answer to an error of the tree, with what those who count answers need to know of it.
+
+    It must not hold the error: that holds the frames it passed through, and one of them this answer
+    and the request's body, until the garbage collector comes by.
+    """
+
+    def __init__(self, fault: SegsrvError, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(status=fault.status, body=body, content_type=_JSON, headers=headers)
+        self.code = fault.code
+        self.log_text = fault.log_text
+
+
 def error(
     fault: SegsrvError,
     headers: Mapping[str, str] = NO_HEADERS,
     *,
     retry_after_s: int = 5,
     details: Mapping[str, Any] = NO_DETAILS,
-) -> web.Response:
+) -> Refusal:
     """Turn an error of the tree into its answer; *details* become further fields of it."""
     message = str(fault)
     headers = {"Server": SERVER, **headers}
@@ -47,9 +60,7 @@ def error(
         # Both names and whole seconds: browsers up to 1.83 read the second, most others the first.
         headers["Retry-After"] = headers["X-RateLimit-Reset"] = str(retry_after_s)
     body = {"status": "error", "code": fault.code, "message": message, "error": message, **details}
-    return web.Response(
-        status=fault.status, body=orjson.dumps(body), content_type=_JSON, headers=headers
-    )
+    return Refusal(fault, orjson.dumps(body), headers)
 
 
 class _RenderedHead:

@@ -66,7 +66,12 @@ class BodyReader:
         except (RequestPayloadError, HttpProcessingError, PayloadAccessError) as error:
             # aiohttp's text begins with a line that only names the status.
             reason = str(error).rpartition("\n")[2].strip()
-            raise BadRequest(f"the body can't be read: {reason}", code="unreadable_body") from error
+            raise BadRequest(
+                f"the body can't be read: {reason}",
+                code="unreadable_body",
+                # aiohttp's reason may quote the body.
+                log_text="the body can't be read",
+            ) from error
         if len(body) > self._bytes_max:
             raise self._too_large()
         return body

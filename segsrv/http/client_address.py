@@ -1,4 +1,4 @@
-"""The client's address: from forwarding headers only where a trusted proxy set them."""
+"""The client's address: from the one header that is believed, where a trusted proxy sent it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multidict import istr
 
 from segsrv.errors import SettingsError
 
-FORWARDED_FOR, FORWARDED, REAL_IP = istr("X-Forwarded-For"), istr("Forwarded"), istr("X-Real-IP")
+FORWARDED = "forwarded"
 ADDRESSES_CACHED_MAX = 10_000
 HOPS_MAX = 32
 CHARS_MAX = 1_024
@@ -23,31 +23,32 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class ClientAddress:
     """Finds a request's client behind any number of trusted proxies.
 
+    Only *header* is read: a proxy that sets one forwarding header passes on what clients write into
+    the others. `Forwarded` is read as RFC 7239 says, any other header as a list of addresses.
+
     Raises:
         SettingsError: An entry of *trusted_proxies* is no network.
 
     """
 
-    def __init__(self, trusted_proxies: Iterable[str]) -> None:
+    def __init__(self, trusted_proxies: Iterable[str], header: str) -> None:
         self._trusted: list[Network] = []
         for text in trusted_proxies:
             try:
                 self._trusted.append(ipaddress.ip_network(text, strict=False))
             except ValueError as error:
                 raise SettingsError(f"trusted_proxies={text}: expected a network") from error
+        self._header = istr(header)
+        self._hop = _forwarded_for if header.lower() == FORWARDED else _address
         self._resolve_cached = lru_cache(ADDRESSES_CACHED_MAX)(self._resolve)
 
     def of(self, request: web.Request) -> str:
         """Return the client's address as text, empty where the transport has none."""
-        headers = request.headers
-        return self._resolve_cached(
-            request.remote or "",
-            ",".join(headers.getall(FORWARDED_FOR, ()))[-CHARS_MAX:],
-            ",".join(headers.getall(FORWARDED, ()))[-CHARS_MAX:],
-            headers.get(REAL_IP, "")[:CHARS_MAX],
-        )
+        # A proxy may add a line of its own below the client's.
+        lines = request.headers.getall(self._header, ())
+        return self._resolve_cached(request.remote or "", ",".join(lines)[-CHARS_MAX:])
 
-    def _resolve(self, peer: str, forwarded_for: str, forwarded: str, real_ip: str) -> str:
+    def _resolve(self, peer: str, header: str) -> str:
         """Walk from the peer towards the client, as far as each hop is trusted.
 
         The nearest address that no trusted proxy vouches for is the client: what stands left of it
@@ -55,14 +56,11 @@ class ClientAddress:
         """
         if not self._is_trusted(peer):
             return peer
-        if forwarded_for:
-            hops = [_address(part) for part in forwarded_for.split(",")[-HOPS_MAX:]]
-        elif forwarded:
-            hops = [_address(part) for part in _forwarded_nodes(forwarded)[-HOPS_MAX:]]
-        else:
-            return _address(real_ip) or peer
         client = peer
-        for hop in reversed(hops):
+        # Commas part hops even inside of quotes: a quote that a client opens must not swallow what
+        # a proxy appends.
+        for part in reversed(header.split(",")[-HOPS_MAX:]):
+            hop = self._hop(part)
             if not hop:
                 break
             client = hop
@@ -81,15 +79,13 @@ class ClientAddress:
         return any(address in network for network in self._trusted)
 
 
-def _forwarded_nodes(header: str) -> list[str]:
-    """Return the `for=` nodes of RFC 7239, left to right."""
-    nodes = []
-    for element in header.split(","):
-        for pair in element.split(";"):
-            name, _equals, value = pair.strip().partition("=")
-            if name.lower() == "for":
-                nodes.append(value.strip().strip('"'))
-    return nodes
+def _forwarded_for(element: str) -> str:
+    """Return the address of an RFC 7239 element's `for=`, empty where it names none."""
+    for pair in element.split(";"):
+        name, _equals, value = pair.strip().partition("=")
+        if name.lower() == "for":
+            return _address(value.strip().strip('"'))
+    return ""
 
 
 def _address(text: str) -> str:

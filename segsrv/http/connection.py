@@ -25,6 +25,7 @@ from aiohttp.web_request import BaseRequest
 from segsrv.errors import BadRequest, SegsrvError
 from segsrv.http import answers
 from segsrv.http.body import CONTENT_ENCODING
+from segsrv.http.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,11 @@ class Connection(RequestHandler):
     too long or no HTTP, a body whose framing or encoding is broken from its first bytes.
     """
 
-    __slots__ = ("_is_half_closed", "_last_body", "_packet_end")
+    __slots__ = ("_is_half_closed", "_last_body", "_packet_end", "_tally")
 
-    def __init__(self, manager: web.Server, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, tally: Tally, **options: Any) -> None:
         super().__init__(manager, **options)
+        self._tally = tally
         # The last bytes of what came, where a header's name may have begun.
         self._packet_end = b""
         # Of the last request, whose rest may be missing when the client ends its side.
@@ -104,6 +106,11 @@ class Connection(RequestHandler):
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         """Write the answer, and hang up if a compressed body is still to come."""
+        if isinstance(resp, Exception):
+            # aiohttp's own answer: to an Expect header or a target that it does not know.
+            fault = BadRequest(f"aiohttp answers {resp.status}", code="bad_http")
+            fault.status = resp.status
+            self._tally.refused(fault, "other", "", request.remote or "")
         if request.content.is_eof() or CONTENT_ENCODING not in request.headers:
             finished = await super().finish_response(request, resp, start_time)
             if self._is_half_closed and not self._messages:
@@ -128,10 +135,13 @@ class Connection(RequestHandler):
         if status < 500:
             # aiohttp quotes the request below the first line.
             reason = (message or "").partition("\n")[0].rstrip(":")[:MESSAGE_CHARS_MAX]
-            fault = BadRequest(f"the request can't be read: {reason}", code="bad_http")
+            text = "the request can't be read"
+            fault = BadRequest(f"{text}: {reason}", code="bad_http", log_text=text)
+            self._tally.refused(fault, "other", "", request.remote or "")
         else:
             logger.error("request: failed by a fault of this server", exc_info=exc)
             fault = SegsrvError("a fault of this server; it is in its log")
+            self._tally.counters.answers[fault.code, fault.status, "other", ""] += 1
         response = answers.error(fault)
         response.force_close()
         return response

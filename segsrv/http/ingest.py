@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
 from functools import lru_cache
 
 from aiohttp import web
@@ -12,7 +13,7 @@ from multidict import istr
 
 from segsrv.errors import BadRequest, SegsrvError, ShuttingDown
 from segsrv.events import Outcome, Pipeline, Sender, parse
-from segsrv.events.counters import Counters
+from segsrv.events.counters import OK, PathKind
 from segsrv.events.privacy import POLICIES, Policy
 from segsrv.events.scan import check_values
 from segsrv.http import answers
@@ -22,6 +23,7 @@ from segsrv.http.body_shape import check_shape
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
 from segsrv.http.paths import Target
+from segsrv.http.tally import Handler, Seldom, Tally
 from segsrv.http.turns import Turns
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.settings import MIB, Key, Settings
@@ -35,9 +37,18 @@ SMALL_OBJECTS_MAX = 32
 ROOM_BYTES_MAX = MIB
 """No journal and no queue is smaller. A body that never fits is refused as such, for good."""
 POLICY_CHARS_MAX = 20
-POLICIES_WARNED_MAX = 1_024
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Read = Callable[[web.Request], Awaitable[bytes]]
+
+
+@dataclass(slots=True)
+class Caller:
+    """Whose key a request turns out to have, for the count of its answer, whatever that will be."""
+
+    key: Key | None = None
+
+    @property
+    def key_id(self) -> str:
+        return "" if self.key is None else self.key.id
 
 
 class Ingest:
@@ -49,15 +60,17 @@ class Ingest:
         keyring: Keyring,
         cors: Cors,
         pipeline: Pipeline,
-        counters: Counters,
+        client_address: ClientAddress,
+        tally: Tally,
     ) -> None:
         self.commit: GroupCommit | None = None
         self._settings = settings
         self._pipeline = pipeline
-        self._counters = counters
+        self._counters = tally.counters
+        self._tally = tally
         self._cors = cors
         self._keyring = keyring
-        self._client_address = ClientAddress(settings.trusted_proxies)
+        self._client_address = client_address
         self._bodies = BodyReader(
             bytes_max=settings.body_bytes_max,
             reading_bytes_max=settings.reading_bytes_max,
@@ -71,6 +84,7 @@ class Ingest:
             key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
             for key in settings.all_keys()
         }
+        self._seldom = Seldom()
         self._has_outer_layers: bool | None = None
 
     def handler(self, target: Target, read: Read | None = None) -> Handler:
@@ -78,31 +92,37 @@ class Ingest:
 
         *read* returns what stands for the body where events come in another part of the request.
         """
-        read_body = read or self._bodies.read
+        kind, read_body = target.kind, read or self._bodies.read
 
         async def ingest(request: web.Request) -> web.StreamResponse:
-            return await self._answer(request, lambda: self._take(request, target, read_body))
+            return await self._answer(
+                request, kind, lambda caller: self._take(request, target, caller, read_body)
+            )
 
         return ingest
 
     async def telemetry(self, request: web.Request) -> web.StreamResponse:
         """Swallow what SDKs report of themselves, so that they neither fail nor retry."""
 
-        async def swallow() -> bool:
+        async def swallow(_caller: Caller) -> bool:
             await self._bodies.read(request)
             return False
 
-        return await self._answer(request, swallow)
+        return await self._answer(request, "telemetry", swallow)
 
     async def _answer(
-        self, request: web.Request, take: Callable[[], Awaitable[bool]]
+        self, request: web.Request, kind: PathKind, take: Callable[[Caller], Awaitable[bool]]
     ) -> web.StreamResponse:
-        """Turn what *take* returns or raises into an answer; the only place that does."""
+        """Turn what *take* returns or raises into an answer that is counted; no other place does.
+
+        *take* says in the caller whose key it found as soon as it has: refusals count for it too.
+        """
         origin = origin_of(request)
+        caller = Caller()
         try:
-            delete_cookie = await take()
+            delete_cookie = await take(caller)
         except SegsrvError as error:
-            self._counters.requests[error.status] += 1
+            self._tally.refused(error, kind, caller.key_id, request)
             answer = answers.error(
                 error, self._cors.headers(origin), retry_after_s=self._settings.retry_after_s
             )
@@ -118,10 +138,10 @@ class Ingest:
             raise
         except Exception:
             logger.exception("request: failed by a fault of this server")
-            self._counters.requests[500] += 1
             fault = SegsrvError("a fault of this server; it is in its log")
+            self._counters.answers[fault.code, fault.status, kind, caller.key_id] += 1
             return answers.error(fault, self._cors.headers(origin))
-        self._counters.requests[200] += 1
+        self._counters.answers[OK, 200, kind, caller.key_id] += 1
         if delete_cookie:
             return answers.ok(answers.DELETE_COOKIE_BODY, self._cors.headers(origin))
         if self._has_outer_layers is None:
@@ -131,17 +151,20 @@ class Ingest:
             return answers.ok(headers=self._cors.headers(origin))
         return answers.RenderedOk(self._rendered_tail(origin))
 
-    async def _take(self, request: web.Request, target: Target, read_body: Read) -> bool:
+    async def _take(
+        self, request: web.Request, target: Target, caller: Caller, read_body: Read
+    ) -> bool:
         """Commit the request's events; return whether the answer asks to delete the cookie."""
         commit = self.commit
         if commit is None:
             raise ShuttingDown("the server is not ready")
         key = self._keyring.from_request(request)
         if key is not None:
+            caller.key = key
             self._cors.check(key, origin_of(request))
         # What was parsed takes many times the memory of its lines, so nothing here may hold it
         # while the commit is waited for.
-        outcome = await self._outcome(request, target, key, commit, read_body)
+        outcome = await self._outcome(request, target, caller, commit, read_body)
         if outcome.lines or outcome.dead_letters:
             committed = commit.submit(outcome.lines, outcome.dead_letters)
             if committed is not None:
@@ -153,7 +176,7 @@ class Ingest:
         self,
         request: web.Request,
         target: Target,
-        key: Key | None,
+        caller: Caller,
         commit: GroupCommit,
         read_body: Read,
     ) -> Outcome:
@@ -161,7 +184,7 @@ class Ingest:
         body = await read_body(request)
         if not body:
             raise BadRequest("the body is empty", code="invalid_json")
-        steps = self._steps(request, target, key, body, commit)
+        steps = self._steps(request, target, caller, body, commit)
         if len(body) <= SMALL_BYTES_MAX and body.count(b"{") <= SMALL_OBJECTS_MAX:
             return _at_once(steps)
         with self._bodies.held(body):
@@ -172,12 +195,12 @@ class Ingest:
         self,
         request: web.Request,
         target: Target,
-        key: Key | None,
+        caller: Caller,
         body: bytes,
         commit: GroupCommit,
     ) -> Generator[None, None, Outcome]:
         """Turn *body* into lines, in steps of which only one is long: the parser's."""
-        settings = self._settings
+        settings, key = self._settings, caller.key
         if key is None:
             yield from self._keyring.search(body)
         # Asked before the work is done: what is stored has about the size of what was sent.
@@ -192,6 +215,7 @@ class Ingest:
         yield
         if key is None:
             key = self._keyring.from_body(payload.write_key)
+            caller.key = key
             self._cors.check(key, origin_of(request))
         check_shape(payload, target)
         outcome = Outcome()
@@ -214,11 +238,22 @@ class Ingest:
         )
         if request.query_string:
             query = request.query
-            sender.cookie_policy = _policy(
+            sender.cookie_policy = self._policy(
                 "cookie_policy", query.get("cookie_policy"), settings.cookie_policy
             )
-            sender.ip_policy = _policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
+            sender.ip_policy = self._policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
         return sender
+
+    def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
+        if value is None:
+            return default
+        for policy in POLICIES:
+            if value == policy:
+                return policy
+        if self._seldom.due(name):
+            shown = value[:POLICY_CHARS_MAX]
+            logger.warning("request: %s=%r is not one of %s", name, shown, ", ".join(POLICIES))
+        return default
 
 
 def _at_once(steps: Generator[None, None, Outcome]) -> Outcome:
@@ -228,19 +263,3 @@ def _at_once(steps: Generator[None, None, Outcome]) -> Outcome:
         except StopIteration as end:
             outcome: Outcome = end.value
             return outcome
-
-
-def _policy(name: str, value: str | None, default: Policy) -> Policy:
-    if value is None:
-        return default
-    for policy in POLICIES:
-        if value == policy:
-            return policy
-    _warn_of_policy(name, value[:POLICY_CHARS_MAX])
-    return default
-
-
-@lru_cache(POLICIES_WARNED_MAX)
-def _warn_of_policy(name: str, value: str) -> None:
-    """Log a wrong value once: the cache keeps a client from filling the log with it."""
-    logger.warning("request: %s=%r is not one of %s", name, value, ", ".join(POLICIES))

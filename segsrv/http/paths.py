@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from segsrv.events import COMPAT, FLAT, TRACKER, Format
+from segsrv.events.counters import PathKind
 
 FLAT_PREFIX = "/api/v1/segment"
 COMPAT_PREFIX = "/api/v1/segment/compat"
@@ -46,6 +47,13 @@ class Target:
     takes_array: bool = False
     is_batch: bool = False
     gives_user_agent: bool = False
+
+    @property
+    def kind(self) -> PathKind:
+        """What the path is counted as; one that takes both batches and single events is `batch`."""
+        if self.gives_user_agent:
+            return "pixel"
+        return "single" if self.event_type else "batch"
 
 
 def ingest_paths() -> dict[str, Target]:

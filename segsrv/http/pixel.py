@@ -18,8 +18,9 @@ from segsrv.events.shapes import Event
 from segsrv.http import answers
 from segsrv.http.auth import is_credential
 from segsrv.http.cors import Cors, origin_of
-from segsrv.http.ingest import Handler, Ingest
+from segsrv.http.ingest import Ingest
 from segsrv.http.paths import Target
+from segsrv.http.tally import Handler
 
 IMAGE = (
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff"

@@ -11,7 +11,7 @@ from segsrv.errors import NotFound
 from segsrv.http import answers
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.cors import Cors, origin_of
-from segsrv.http.ingest import Handler, Ingest
+from segsrv.http.ingest import Ingest
 from segsrv.http.openapi import PATH as OPENAPI_PATH
 from segsrv.http.openapi import OpenApi
 from segsrv.http.paths import (
@@ -23,6 +23,7 @@ from segsrv.http.paths import (
 )
 from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
+from segsrv.http.tally import Handler, Tally
 
 
 class Probes(Protocol):
@@ -47,6 +48,7 @@ def add_routes(
     analytics_js: AnalyticsJs,
     openapi: OpenApi,
     cors: Cors,
+    tally: Tally,
 ) -> None:
     """Give *app* all paths. Never a redirect: browsers and Node count one as delivered."""
     posts: dict[str, Handler] = {
@@ -55,12 +57,21 @@ def add_routes(
     posts |= dict.fromkeys(telemetry_paths(), ingest.telemetry)
     for path, handler in posts.items():
         app.router.add_post(path, handler)
-    gets: dict[str, Handler] = dict.fromkeys(settings_paths(), project_settings.get)
+    gets: dict[str, Handler] = dict.fromkeys(
+        settings_paths(), tally.counted("settings", project_settings.get)
+    )
     gets |= {path: pixel.handler(target) for path, target in pixel_paths().items()}
-    gets |= analytics_js.handlers()
-    gets |= {"/health": probes.health, "/ready": probes.ready}
-    for pattern, handler in (("/metrics", probes.metrics), (OPENAPI_PATH, openapi.get)):
-        gets[pattern] = _unless_apart(pattern, handler, probes, cors)
+    gets |= {
+        path: tally.counted("script", handler) for path, handler in analytics_js.handlers().items()
+    }
+    nothing = _nothing(cors)
+    for path, handler in (
+        ("/health", probes.health),
+        ("/ready", probes.ready),
+        ("/metrics", _unless_apart(probes.metrics, nothing, probes)),
+        (OPENAPI_PATH, _unless_apart(openapi.get, nothing, probes)),
+    ):
+        gets[path] = tally.counted("probe", handler)
     for pattern, handler in gets.items():
         app.router.add_get(pattern, handler)
     matchers = {
@@ -68,10 +79,13 @@ def add_routes(
         for method, handlers in (("GET", gets), ("HEAD", gets), ("POST", _patterns_of(posts)))
     }
 
+    preflight = tally.counted("preflight", _preflight(cors))
+    missing = tally.counted("other", nothing)
+
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         """Answer preflights, find paths with doubled slashes, or say that nothing is there."""
         if request.method == "OPTIONS":
-            return answers.ok(headers=cors.preflight(request))
+            return await preflight(request)
         path = normalised(request.match_info["path"])
         if request.method == "POST" and (handler := posts.get(path)) is not None:
             return await handler(request)
@@ -79,29 +93,41 @@ def add_routes(
             if (found := matcher.fullmatch(path)) is not None:
                 request.match_info.update(found.groupdict())
                 return await handler(request)
-        return _missing(request, path, cors)
+        return await missing(request)
 
-    app.router.add_route("*", "/{path:.*}", elsewhere)
+    # A target may hold an encoded line end, which a dot does not match.
+    app.router.add_route("*", r"/{path:[\s\S]*}", elsewhere)
+
+
+def _preflight(cors: Cors) -> Handler:
+    async def preflight(request: web.Request) -> web.StreamResponse:
+        return answers.ok(headers=cors.preflight(request))
+
+    return preflight
+
+
+def _nothing(cors: Cors) -> Handler:
+    async def nothing(request: web.Request) -> web.StreamResponse:
+        path = normalised(request.match_info.get("path", request.path))
+        text = f"there is nothing at {request.method} "
+        return answers.error(
+            # The log shortens its text when secrets are out of it: half of one would not be found.
+            NotFound(text + path[:200], log_text=text + path),
+            cors.headers(origin_of(request)),
+        )
+
+    return nothing
 
 
 def _patterns_of(handlers: dict[str, Handler]) -> dict[str, Handler]:
     return {path: handler for path, handler in handlers.items() if "{" in path}
 
 
-def _unless_apart(path: str, handler: Handler, probes: Probes, cors: Cors) -> Handler:
+def _unless_apart(handler: Handler, nothing: Handler, probes: Probes) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        if probes.is_apart:
-            return _missing(request, path, cors)
-        return await handler(request)
+        return await (nothing if probes.is_apart else handler)(request)
 
     return handle
-
-
-def _missing(request: web.Request, path: str, cors: Cors) -> web.Response:
-    return answers.error(
-        NotFound(f"there is nothing at {request.method} {path[:200]}"),
-        cors.headers(origin_of(request)),
-    )
 
 
 def _matcher(pattern: str) -> re.Pattern[str]:

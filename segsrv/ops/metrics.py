@@ -64,20 +64,31 @@ class Metrics:
         yield _counter(
             "requests",
             "Ingest requests by the status of their answer.",
-            (({"status": str(status)}, count) for status, count in counters.requests.items()),
+            (
+                ({"status": str(status)}, count)
+                for status, count in counters.ingest_statuses().items()
+            ),
+        )
+        yield _counter(
+            "answers",
+            "All answers, by code, status, kind of path and key id.",
+            (
+                ({"code": code, "status": str(status), "path": path, "key": key_id}, count)
+                for (code, status, path, key_id), count in list(counters.answers.items())
+            ),
         )
         yield _counter(
             "events",
             "Events accepted, by Segment type and stored format.",
             (
                 ({"format": output, "type": kind}, count)
-                for (output, kind), count in counters.events.items()
+                for (output, kind), count in list(counters.events.items())
             ),
         )
         yield _counter(
             "set_aside",
             "Batch items that were set aside, by reason.",
-            (({"reason": reason}, count) for reason, count in counters.set_aside.items()),
+            (({"reason": reason}, count) for reason, count in list(counters.set_aside.items())),
         )
         yield from self._cache_families()
         yield from self._journal_families()

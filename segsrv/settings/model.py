@@ -8,6 +8,7 @@ right value is, so that `Settings(...)` can also be built by hand and embedded.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 
 GIB = 1 << 30
 MIB = 1 << 20
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 @table
@@ -133,7 +135,10 @@ class Settings:
             "192.168.0.0/16",
             "fc00::/7",
         ),
-        "networks whose X-Forwarded-For, Forwarded and X-Real-IP are believed",
+        "networks whose client_ip_header is believed",
+    )
+    client_ip_header: str = option(
+        "x-forwarded-for", "the header that names the client; no other is believed"
     )
     cookie_policy: Privacy = option("keep", "cookie policy of requests that name none")
     ip_policy: Privacy = option("keep", "address policy of requests that name none")
@@ -176,6 +181,10 @@ class Settings:
             _check_public_url(self.public_url)
         if (self.tls_cert is None) != (self.tls_key is None):
             raise SettingsError("tls_cert and tls_key: give both, or neither")
+        if not _HEADER_NAME.fullmatch(self.client_ip_header):
+            raise SettingsError(
+                f"client_ip_header={self.client_ip_header!r}: expected the name of a header"
+            )
         for small, large in (
             # What never fits would be answered with 503, and sent again for ever.
             ("event_bytes_max", "pending_bytes_max"),

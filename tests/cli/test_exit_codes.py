@@ -28,6 +28,8 @@ FAULTS = [
     (["--por", "1"], {}, WRONG_SETTINGS, "--por: there is no such flag"),
     # Values.
     (["--port", "x"], {}, WRONG_SETTINGS, "--port=x"),
+    (["--client-ip-header", "X-Real-IP: "], {}, WRONG_SETTINGS, "client_ip_header='X-Real-IP: '"),
+    (["--ops-listen", "here"], {}, WRONG_SETTINGS, "ops_listen=here"),
     (["--port", "70000"], {}, WRONG_SETTINGS, "--port=70000"),
     (["--data-dir", ""], {}, WRONG_SETTINGS, "--data-dir"),
     (["--config", ""], {}, WRONG_SETTINGS, "--config"),

@@ -11,11 +11,12 @@ PRIVATE = Settings().trusted_proxies
 PROXY, OUTSIDE = "10.0.0.1", "203.0.113.9"
 
 
-def resolve(peer, *, forwarded_for="", forwarded="", real_ip="", trusted=PRIVATE):
-    return ClientAddress(trusted)._resolve(peer, forwarded_for, forwarded, real_ip)
+def resolve(peer, text, *, header="x-forwarded-for", trusted=PRIVATE):
+    return ClientAddress(trusted, header)._resolve(peer, text)
 
 
-class TestForwardedFor:
+class TestLists:
+    @pytest.mark.parametrize("name", ["x-forwarded-for", "X-Real-IP", "cf-connecting-ip"])
     @pytest.mark.parametrize(
         ("peer", "header", "client"),
         [
@@ -39,54 +40,76 @@ class TestForwardedFor:
             ("", "1.2.3.4", "1.2.3.4"),
         ],
     )
-    def test_the_nearest_untrusted_hop_is_the_client(self, peer, header, client):
+    def test_the_nearest_untrusted_hop_is_the_client(self, peer, header, client, name):
         """What stands left of the first hop that no trusted proxy vouches for is ignored."""
-        assert client == resolve(peer, forwarded_for=header)
+        assert client == resolve(peer, header, header=name)
 
 
-class TestOtherHeaders:
+class TestForwarded:
     @pytest.mark.parametrize(
         ("header", "client"),
         [
             ("for=1.2.3.4", "1.2.3.4"),
             ('for="[2001:db8::7]:5678";proto=https', "2001:db8::7"),
             ("For=6.6.6.6, for=1.2.3.4;by=10.0.0.2", "1.2.3.4"),
+            ("for=6.6.6.6, for=1.2.3.4, for=10.0.0.2", "1.2.3.4"),
+            ('for="6.6.6.6, for=1.2.3.4', "1.2.3.4"),
+            ("for=6.6.6.6, proto=https", PROXY),
             ("for=unknown", PROXY),
             ("proto=https", PROXY),
+            ("1.2.3.4", PROXY),
+            ("", PROXY),
         ],
     )
-    def test_forwarded_of_rfc_7239_is_read(self, header, client):
-        """`Forwarded` counts where there is no X-Forwarded-For, by the same rule."""
-        assert client == resolve(PROXY, forwarded=header)
+    def test_forwarded_is_read_as_rfc_7239_says(self, header, client):
+        """`Forwarded` names hops by `for=`; an element without one hides what is left of it."""
+        assert client == resolve(PROXY, header, header="Forwarded")
 
-    def test_real_ip_is_the_last_resort(self):
-        """X-Real-IP counts where the others are missing, and only from a trusted peer."""
-        assert resolve(PROXY, real_ip="1.2.3.4") == "1.2.3.4"
-        assert resolve(OUTSIDE, real_ip="1.2.3.4") == OUTSIDE
-        assert resolve(PROXY, real_ip="1.2.3.4", forwarded_for="5.6.7.8") == "5.6.7.8"
 
+class TestTrust:
     def test_no_proxy_need_be_trusted(self):
         """With an empty list no header counts, not even from loopback."""
-        assert resolve("127.0.0.1", forwarded_for="1.2.3.4", trusted=()) == "127.0.0.1"
+        assert resolve("127.0.0.1", "1.2.3.4", trusted=()) == "127.0.0.1"
 
     def test_a_wrong_network_is_named(self):
         """A trusted proxy that is no network is refused by its text."""
         with pytest.raises(SettingsError, match=r"10\.0\.0\.0/99"):
-            ClientAddress(["10.0.0.0/99"])
+            ClientAddress(["10.0.0.0/99"], "x-forwarded-for")
+
+
+FORGED = {
+    "X-Forwarded-For": "6.6.6.1",
+    "X-Real-IP": "6.6.6.2",
+    "Forwarded": "for=6.6.6.3",
+    "CF-Connecting-IP": "6.6.6.4",
+}
 
 
 class TestServer:
-    def test_headers_of_a_trusted_peer_count(self, site):
-        """Over loopback, which is trusted by default, the forwarded address is stored."""
-        for header in ("X-Forwarded-For", "X-Real-IP"):
+    def test_x_forwarded_for_is_believed_by_default(self, site):
+        """Over loopback, which is trusted by default, its address is stored, and no other's."""
+        for headers, client in (
+            (FORGED, "6.6.6.1"),
+            ({**FORGED, "X-Forwarded-For": ""}, "127.0.0.1"),
+        ):
             event_id = new_id()
-            site.post({"type": "page", "messageId": event_id}, headers={header: "8.8.8.8"})
-            assert site.stored(event_id)[0]["source_ip"] == "8.8.8.8"
+            site.post({"type": "page", "messageId": event_id}, headers=headers)
+            assert site.stored(event_id)[0]["source_ip"] == client
 
-    def test_headers_of_others_do_not(self, new_site):
+    @pytest.mark.parametrize("name", ["X-Real-IP", "forwarded", "cf-connecting-ip"])
+    def test_the_named_header_alone_is_believed(self, new_site, name):
+        """A client that writes into every other header is stored as the named one says."""
+        site = new_site("--client-ip-header", name)
+        forged = {header: text for header, text in FORGED.items() if header.lower() != name.lower()}
+        sent = "for=8.8.8.8" if name == "forwarded" else "8.8.8.8"
+        for headers, client in (({**forged, name: sent}, "8.8.8.8"), (forged, "127.0.0.1")):
+            event_id = new_id()
+            site.post({"type": "page", "messageId": event_id}, headers=headers)
+            assert site.stored(event_id)[0]["source_ip"] == client
+
+    def test_headers_of_others_do_not_count(self, new_site):
         """Where loopback is not trusted, nobody can choose their address."""
         site = new_site("--trusted-proxies", "192.0.2.0/24")
         event_id = new_id()
-        headers = {"X-Forwarded-For": "8.8.8.8", "X-Real-IP": "8.8.8.8", "Forwarded": "for=8.8.8.8"}
-        site.post({"type": "page", "messageId": event_id}, headers=headers)
+        site.post({"type": "page", "messageId": event_id}, headers=FORGED)
         assert site.stored(event_id)[0]["source_ip"] == "127.0.0.1"

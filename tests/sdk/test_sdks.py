@@ -59,10 +59,10 @@ def check_calls(events: list[Event], prefix: str, sdk: Sdk) -> None:
     event_ids = {take_event_id(event, prefix) for event in events}
     assert len(event_ids - {""}) == len(STORED)
     for event in events:
-        assert event["timestamp"]
-        assert event["sentAt"]
+        assert all(event[name] for name in sdk.times)
         event_type = event["event_type"]
-        compared = {name: event[name] for name in event.keys() - VARIABLE_FIELDS}
+        variable = VARIABLE_FIELDS.union(sdk.times)
+        compared = {name: event[name] for name in event.keys() - variable}
         assert without_nulls(compared) == expected(
             STORED[event_type],
             prefix=prefix,
@@ -70,6 +70,7 @@ def check_calls(events: list[Event], prefix: str, sdk: Sdk) -> None:
             event_type=event_type,
             library=sdk.library,
             api_key=KEYS[prefix],
+            **sdk.extra,
         )
 
 

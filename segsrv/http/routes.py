@@ -14,7 +14,13 @@ from segsrv.http.cors import Cors, origin_of
 from segsrv.http.ingest import Handler, Ingest
 from segsrv.http.openapi import PATH as OPENAPI_PATH
 from segsrv.http.openapi import OpenApi
-from segsrv.http.paths import ingest_paths, normalised, settings_paths, telemetry_paths
+from segsrv.http.paths import (
+    ingest_paths,
+    normalised,
+    settings_paths,
+    source_config_paths,
+    telemetry_paths,
+)
 from segsrv.http.project_settings import ProjectSettings
 
 
@@ -42,7 +48,11 @@ def add_routes(
     posts |= dict.fromkeys(telemetry_paths(), ingest.telemetry)
     for path, handler in posts.items():
         app.router.add_post(path, handler)
-    gets: dict[str, Handler] = dict.fromkeys(settings_paths(), project_settings.get)
+    gets: dict[str, Handler] = {
+        pattern: project_settings.handler(integration)
+        for pattern, integration in settings_paths().items()
+    }
+    gets |= dict.fromkeys(source_config_paths(), project_settings.source_config)
     gets |= analytics_js.handlers()
     gets |= {"/health": probes.health, "/ready": probes.ready, "/metrics": probes.metrics}
     gets[OPENAPI_PATH] = openapi.get

@@ -21,6 +21,7 @@ OF_EACH_KIND = (
     "/v1/t",
     "/v1/m",
     "/v1/projects/{key}/settings",
+    "/sourceConfig",
     "/health",
     "/ready",
     "/metrics",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from clients import CALLS, SDKS, Sdk, attempt, run
-from observations import observe
+from observations import dropped_after, observe
 from outage import Outage
 from recorder import Recorder
 
@@ -62,7 +62,7 @@ def counted_refusals(site: Site, sdk: Sdk, calls: Path, *, key: str, status: int
     assert site.metric("segsrv_requests_total") - before == requests
     assert site.metric("segsrv_requests_total", status=str(status)) - refused_before == requests
     assert 1 <= requests <= ATTEMPTS_MAX
-    return f"dropped after {requests} request{'s' if requests > 1 else ''}"
+    return dropped_after(requests)
 
 
 @EVERY_SDK

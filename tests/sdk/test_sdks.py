@@ -11,6 +11,7 @@ from stored_calls import (
     STORED,
     VARIABLE_FIELDS,
     Event,
+    all_stored,
     expected,
     take_event_id,
     without_nulls,
@@ -27,13 +28,6 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerPro
     data_dir = tmp_path / "data"
     with ServerProcess(data_dir, write_keys=list(KEYS.values()), program=request.param) as process:
         yield process
-
-
-def all_stored(server: ServerProcess, count: int) -> list[Event]:
-    """Wait for `count` events, end the server so that no more can come, and return them all."""
-    server.wait_for_events(count)
-    assert server.stop() == 0, server.stderr
-    return server.events()
 
 
 @pytest.mark.parametrize("sdk", SDKS.values(), ids=SDKS.keys())

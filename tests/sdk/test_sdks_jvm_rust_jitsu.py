@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from clients import CALLS, HERE, Sdk, attempt, node_program, require, run
-from observations import observe
+from observations import dropped_after, observe
 from outage import Outage
 from recorder import Recorder
-from stored_calls import STORED, VARIABLE_FIELDS, Event, expected, take_event_id
+from stored_calls import STORED, VARIABLE_FIELDS, Event, all_stored, expected, take_event_id
 
 from tests.server_process import MOUNTED, ServerProcess
 from tests.site import COMPAT, FLAT, Site
@@ -186,13 +186,6 @@ def one_call(folder: Path, **properties: object) -> Path:
     return _write_calls(folder, [call])
 
 
-def all_stored(server: ServerProcess, count: int) -> list[Event]:
-    """Wait for `count` events, end the server so that no more can come, and return them all."""
-    server.wait_for_events(count)
-    assert server.stop() == 0, server.stderr
-    return server.events()
-
-
 def check_stored(client: Client, prefix: str, stored: list[Event]) -> None:
     """Check that each call of `client` is stored once, as calls.json has it."""
     assert sorted(event["event_type"] for event in stored) == client.call_types
@@ -280,7 +273,7 @@ def counted_refusals(site: Site, command: list[str], status: int) -> str:
     assert site.metric("segsrv_requests_total") == requests
     assert 1 <= requests <= ATTEMPTS_MAX
     assert site.process.events() == []
-    return f"dropped after {requests} request{'s' if requests > 1 else ''}"
+    return dropped_after(requests)
 
 
 @EVERY_CLIENT

@@ -72,7 +72,7 @@ LOAD_HIGHTOUCH = """
 """
 LOAD_RUDDERSTACK = """
     const batch = {enabled: isBatching, flushInterval: 1000};
-    const options = {configUrl: base, queueOptions: {batch}};
+    const options = {configUrl: base, queueOptions: {batch}, useBeacon};
     if (ownSettings) {
         options.getSourceConfig = () => ({source: {id: "own", config: {}, destinations: []}});
     }
@@ -128,6 +128,7 @@ class Sdk:
         prefix: str = FLAT,
         key: str = "",
         own_settings: bool = False,
+        use_beacon: bool = False,
     ) -> None:
         page.run(
             self.load,
@@ -137,6 +138,7 @@ class Sdk:
             key=key or KEYS[prefix],
             isBatching=self.is_batching,
             ownSettings=own_settings,
+            useBeacon=use_beacon,
         )
 
     def track(self, page: Page, event: str, **properties: Any) -> None:
@@ -392,3 +394,22 @@ def test_events_of_a_page_that_is_left_arrive(sdk: Sdk, open_page: Any, tmp_path
         stored = all_stored(server, 1)
 
     assert [event["event"] for event in stored] == ["Last"]
+
+
+def test_beacons_arrive(open_page: Any, tmp_path: Path) -> None:
+    """RudderStack's SDK with `useBeacon` sends when its page is left; all is stored, once each."""
+    sdk = RUDDERSTACK
+    with ServerProcess(tmp_path / "data", write_keys=list(KEYS.values())) as server:
+        for prefix, host in HOSTS.items():
+            page = open_page(sdk, host)
+            sdk.start(page, server, prefix=prefix, use_beacon=True)
+            page.run(CALLS)
+            assert page.posts == []
+            page.go("about:blank")
+        stored = all_stored(server, len(KEYS) * len(sdk.posts_to))
+
+    for prefix, key in KEYS.items():
+        events = [event for event in stored if event["api_key"] == key]
+        assert sorted(event["event_type"] for event in events) == sorted(sdk.posts_to)
+        assert {event["source_ip"] for event in events} == {"127.0.0.1"}
+        assert len({take_event_id(event, prefix) for event in events} - {""}) == len(events)

@@ -30,6 +30,7 @@ from segsrv.http.paths import (
     ingest_paths,
     pixel_paths,
     settings_paths,
+    source_config_paths,
     telemetry_paths,
 )
 from segsrv.settings import Settings
@@ -80,6 +81,8 @@ def document(settings: Settings, *, is_apart: bool = False) -> Object:
         paths[path] = {"post": _telemetry(path)}
     for pattern in settings_paths():
         paths[pattern] = {"get": _project_settings(pattern)}
+    for path in source_config_paths():
+        paths[path] = {"get": _source_config(path)}
     for prefix, _output in PREFIXES:
         paths[prefix + SCRIPT_PATTERN] = {"get": _script(prefix + SCRIPT_PATTERN, "key")}
         paths[prefix + BUNDLE_PATTERN] = {"get": _script(prefix + BUNDLE_PATTERN, "file")}
@@ -247,6 +250,24 @@ def _project_settings(pattern: str) -> Object:
             },
             "304": {"description": "They are the ones that the client has"},
             "404": response("NotFound"),
+        },
+    }
+
+
+def _source_config(path: str) -> Object:
+    return {
+        "operationId": _operation_id("get", path),
+        "tags": ["sdk"],
+        "summary": "Give RudderStack's browser SDK the settings that it needs to start",
+        # The empty one: a query parameter may have the key under a name that no scheme can say.
+        "security": [*({name: []} for name in SECURITY_SCHEMES), {}],
+        "responses": {
+            "200": {
+                "description": "The source, which has no destinations",
+                "headers": CORS_HEADERS,
+                "content": {JSON: {"schema": schema("SourceConfig")}},
+            },
+            "401": response("Unauthorized"),
         },
     }
 

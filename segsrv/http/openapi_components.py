@@ -153,11 +153,28 @@ _ANSWER_SCHEMAS: Object = {
         "properties": {
             "integrations": {
                 "type": "object",
-                "required": ["Segment.io"],
+                "minProperties": 1,
                 "additionalProperties": {"type": "object"},
             },
             "metrics": {"type": "object"},
             "plan": {"type": "object"},
+        },
+    },
+    "SourceConfig": {
+        "type": "object",
+        "required": ["source"],
+        "properties": {
+            "source": {
+                "type": "object",
+                "required": ["id", "name", "enabled", "config", "destinations"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "name": {"type": "string"},
+                    "enabled": {"type": "boolean"},
+                    "config": {"type": "object"},
+                    "destinations": {"type": "array", "maxItems": 0},
+                },
+            },
         },
     },
 }

@@ -20,6 +20,9 @@ PREFIXES: tuple[tuple[str, Format], ...] = (
     # `@segment/analytics-node` drops the path of its host, so the root takes events too.
     ("", FLAT),
 )
+# The integrations that are the SDKs' own, as their settings name them.
+SEGMENT = "Segment.io"
+CUSTOMERIO = "Customer.io Data Pipelines"
 CALLS = {
     "t": "track",
     "i": "identify",
@@ -102,17 +105,28 @@ def telemetry_paths() -> list[str]:
     return [prefix + suffix for prefix, _output in PREFIXES for suffix in ("/m", "/v1/m", "/sdk/m")]
 
 
-def settings_paths() -> list[str]:
-    """Return the patterns that SDKs fetch their settings from; the last is a proxy's doubling."""
-    return [
-        prefix + pattern
+def settings_paths() -> dict[str, str]:
+    """Return the patterns that SDKs fetch their settings from, and the integration each starts.
+
+    A browser SDK wants its own integration and no other. Customer.io's asks for the same path as
+    Segment's and says nothing of itself, so pages give it a base of its own.
+    """
+    return {
+        prefix + pattern: integration
         for prefix, _output in PREFIXES
-        for pattern in (
-            "/v1/projects/{key}/settings",
-            "/projects/{key}/settings",
-            "/v1/projects/projects/{key}/settings",
+        for pattern, integration in (
+            ("/v1/projects/{key}/settings", SEGMENT),
+            ("/projects/{key}/settings", SEGMENT),
+            # A proxy's doubling.
+            ("/v1/projects/projects/{key}/settings", SEGMENT),
+            ("/customerio/v1/projects/{key}/settings", CUSTOMERIO),
         )
-    ]
+    }
+
+
+def source_config_paths() -> list[str]:
+    """Return the paths that RudderStack's browser SDK fetches its settings from."""
+    return [f"{prefix}/sourceConfig" for prefix, _output in PREFIXES]
 
 
 def normalised(path: str) -> str:

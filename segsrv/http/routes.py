@@ -19,6 +19,7 @@ from segsrv.http.paths import (
     normalised,
     pixel_paths,
     settings_paths,
+    source_config_paths,
     telemetry_paths,
 )
 from segsrv.http.pixel import Pixel
@@ -57,9 +58,12 @@ def add_routes(
     posts |= dict.fromkeys(telemetry_paths(), ingest.telemetry)
     for path, handler in posts.items():
         app.router.add_post(path, handler)
-    gets: dict[str, Handler] = dict.fromkeys(
-        settings_paths(), tally.counted("settings", project_settings.get)
-    )
+    gets: dict[str, Handler] = {
+        pattern: tally.counted("settings", project_settings.handler(integration))
+        for pattern, integration in settings_paths().items()
+    }
+    source_config = tally.counted("settings", project_settings.source_config)
+    gets |= dict.fromkeys(source_config_paths(), source_config)
     gets |= {path: pixel.handler(target) for path, target in pixel_paths().items()}
     gets |= {
         path: tally.counted("script", handler) for path, handler in analytics_js.handlers().items()

@@ -23,6 +23,7 @@ OF_EACH_KIND = (
     "/v1/m",
     "/api.{random}",
     "/v1/projects/{key}/settings",
+    "/sourceConfig",
     "/health",
     "/ready",
     "/metrics",

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from clients import require
 
@@ -55,6 +56,14 @@ class Request:
     headers: dict[str, str] = field(default_factory=dict)
     status: int | None = None
     cors_error: str = ""
+
+    def auth_form(self, write_key: str) -> str:
+        """Say where this request has the write key."""
+        forms = {
+            "Basic": self.headers.get("authorization", "").startswith("Basic "),
+            "body writeKey": json.loads(self.body).get("writeKey") == write_key,
+        }
+        return " + ".join(form for form, is_there in forms.items() if is_there)
 
 
 class Chromium:
@@ -177,6 +186,12 @@ class Page:
     def posts(self) -> list[Request]:
         return [request for request in self.requests if request.method == "POST"]
 
+    @property
+    def origins_asked(self) -> set[str]:
+        """Where the page's requests went to, itself included."""
+        urls = [urlsplit(request.url) for request in self.requests]
+        return {f"{url.scheme}://{url.netloc}" for url in urls}
+
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         return self._browser.call(method, self.session, **params)
 
@@ -207,6 +222,7 @@ class Page:
 
         They stand still afterwards, so this is for the end of a test.
         """
+        self._seen.discard("Emulation.virtualTimeBudgetExpired")
         self.call(
             "Emulation.setVirtualTimePolicy",
             policy="pauseIfNetworkFetchesPending",

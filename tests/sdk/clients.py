@@ -6,8 +6,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,8 @@ from tests.site import COMPAT, FLAT
 HERE = Path(__file__).resolve().parent
 CALLS = HERE / "calls.json"
 CLIENT_TIMEOUT_S = 60.0
+# The one Python SDK that the environment itself has.
+TEST_EXTRA = ("segment-analytics-python", "2.4.0")
 ENDPOINTS = pytest.mark.parametrize("prefix", [FLAT, COMPAT], ids=["flat", "compat"])
 
 
@@ -26,17 +29,15 @@ def require(what: str, *, installed: bool, installer: str = "tests/sdk/install.s
         skip_or_fail(f"{what} is not installed; {installer} installs it")
 
 
-def python_program(script: str, older_release: str = "") -> list[str]:
-    program = [sys.executable, str(HERE / script)]
-    if not older_release:
+def python_program(script: str, package: str, release: str, module: str) -> list[str]:
+    """Return the program that sends with the client of *module*, of a release of its own."""
+    program = ["env", f"CLIENT_MODULE={module}", sys.executable, str(HERE / script)]
+    if (package, release) == TEST_EXTRA:
         installed = importlib.util.find_spec("segment") is not None
-        require("PyPI's segment-analytics-python", installed=installed, installer="the test extra")
+        require(f"PyPI's {package}", installed=installed, installer="the test extra")
         return program
-    folder = HERE / "build" / f"python-{older_release}"
-    require(
-        f"PyPI's segment-analytics-python {older_release}",
-        installed=(folder / ".installed").is_file(),
-    )
+    folder = HERE / "build" / f"{package}-{release}"
+    require(f"PyPI's {package} {release}", installed=(folder / ".installed").is_file())
     # What the variable names is found before the environment's own packages.
     return ["env", f"PYTHONPATH={folder}", *program]
 
@@ -81,7 +82,8 @@ def run(command: list[str], **variables: str) -> subprocess.CompletedProcess[str
 class Sdk:
     """One SDK: its row in the table, how its program is found, and how it names itself.
 
-    `library` is what its events carry, `user_agent` what its requests do.
+    `library` is what its events carry, `user_agent` what its requests do. Its events carry the
+    fields `times`, and `extra` ones that no call names.
     """
 
     name: str
@@ -89,18 +91,34 @@ class Sdk:
     program: Callable[[], list[str]]
     library: dict[str, str]
     user_agent: str
-    can_gzip: bool = False
+    gzip: str = "no"
+    times: tuple[str, ...] = ("timestamp", "sentAt")
+    extra: dict[str, str] = field(default_factory=dict)
 
 
-def _python(version: str, older_release: str = "") -> Sdk:
+def _python(
+    name: str,
+    version: str,
+    package: str,
+    module: str,
+    *,
+    library: str = "analytics-python",
+    user_agent: str = "analytics-python",
+    **quirks: Any,
+) -> Sdk:
     return Sdk(
-        "Python",
+        name,
         version,
-        lambda: python_program("python_client.py", older_release),
-        {"name": "analytics-python", "version": version},
-        f"analytics-python/{version}",
-        can_gzip=True,
+        lambda: python_program("python_client.py", package, version, module),
+        {"name": library, "version": version},
+        f"{user_agent}/{version}",
+        gzip="optional",
+        **quirks,
     )
+
+
+def _segment_python(version: str) -> Sdk:
+    return _python("Python", version, "segment-analytics-python", "segment.analytics.client")
 
 
 def _node(version: str, package: str) -> Sdk:
@@ -114,9 +132,9 @@ def _node(version: str, package: str) -> Sdk:
 
 
 SDKS = {
-    "python": _python("2.4.0"),
-    "python-2.3.4": _python("2.3.4", "2.3.4"),
-    "python-2.2.3": _python("2.2.3", "2.2.3"),
+    "python": _segment_python("2.4.0"),
+    "python-2.3.4": _segment_python("2.3.4"),
+    "python-2.2.3": _segment_python("2.2.3"),
     "node-retired": Sdk(
         "Node.js (analytics-node)",
         "6.2.0",
@@ -133,5 +151,42 @@ SDKS = {
         # The SDK's release 3.3.0 still calls itself 3.0.0.
         {"name": "analytics-go", "version": "3.0.0"},
         "analytics-go (version: 3.0.0)",
+    ),
+    "rudderstack-python": _python(
+        "RudderStack Python",
+        "2.1.9",
+        "rudder-sdk-python",
+        "rudderstack.analytics.client",
+        extra={"channel": "server"},
+    ),
+    "rudderstack-node": Sdk(
+        "RudderStack Node.js",
+        "3.0.13",
+        lambda: node_program("rudderstack_client.mjs", "@rudderstack/rudder-sdk-node"),
+        {"name": "analytics-node", "version": "3.0.13"},
+        "analytics-node/3.0.13",
+        gzip="optional",
+        times=("originalTimestamp", "sentAt"),
+        extra={"channel": "server"},
+    ),
+    "customerio-python": _python(
+        "Customer.io Python", "1.1.0", "customerio-cdp-analytics", "customerio.analytics.client"
+    ),
+    "customerio-node": Sdk(
+        "Customer.io Node.js",
+        "0.5.9",
+        lambda: node_program("current_client.mjs", "@customerio/cdp-analytics-node"),
+        # The SDK's release 0.5.9 still calls itself so.
+        {"name": "@customerio/cdp-analytics-node", "version": "1.0.0-beta.22"},
+        "cdp-analytics-node/latest",
+        times=("timestamp",),
+    ),
+    "hightouch-python": _python(
+        "Hightouch Python",
+        "0.0.4",
+        "events-sdk-python",
+        "hightouch.htevents.client",
+        library="events-sdk-python",
+        user_agent="events-sdk-python",
     ),
 }

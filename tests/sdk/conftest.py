@@ -1,8 +1,14 @@
-"""Puts the test of the documentation's table last, and knows whether all others have passed."""
+"""Puts the test of the documentation's table last, and knows whether all others have passed.
 
+One Chromium is shared by all tests that open pages.
+"""
+
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import Chromium
 
 HERE = Path(__file__).resolve().parent
 TABLE_TEST = HERE / "test_table.py"
@@ -32,3 +38,16 @@ def missing(request: pytest.FixtureRequest) -> list[str]:
     left_out = [path.name for path in sorted(HERE.glob("test_*.py")) if path not in files]
     selected = [argument for argument in request.config.args if "::" in argument]
     return [*left_out, *(f"all but {argument}" for argument in selected), *_incomplete]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    browser = Chromium(tmp_path_factory.mktemp("chromium") / "profile")
+    with contextlib.closing(browser):
+        yield browser
+
+
+@pytest.fixture
+def profile(browser: Chromium) -> Iterator[str]:
+    with browser.profile() as profile:
+        yield profile

@@ -37,14 +37,15 @@ if ((${#packages[@]})) || $needs_cargo; then
     "${as_root[@]}" apt-get install -qq --yes --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
-# Says whether a client must be built: it never was, or its sources are newer.
+# Says whether a client must be built: it never was, or its sources (the other arguments) are newer.
 is_stale() {
     local installed=build/$1/.installed
-    [[ ! -f $installed || -n $(find "$1/src" "$1/$2" -newer "$installed") ]]
+    shift
+    [[ ! -f $installed || -n $(find "$@" -newer "$installed") ]]
 }
 
 for client in java kotlin; do
-    if is_stale "$client" pom.xml; then
+    if is_stale "$client" "$client/src" "$client/pom.xml"; then
         # Jars of an older release would stay beside the new ones.
         rm -rf "build/$client"
         mvn --quiet --batch-mode -Dstyle.color=never --file "$client/pom.xml" compile
@@ -52,7 +53,20 @@ for client in java kotlin; do
     fi
 done
 
-if is_stale rust Cargo.toml; then
+# RudderStack's SDK is Segment's under other names, so its client is made of the same source. It
+# compresses its requests unless told otherwise.
+if is_stale rudderstack-java java/src java/pom.xml install_jvm_rust.sh; then
+    rm -rf build/rudderstack-java
+    mkdir -p build/rudderstack-java/src
+    sed -e 's/com\.segment\.analytics\./com.rudderstack.sdk.java.analytics./' \
+        -e 's/\bAnalytics\b/RudderAnalytics/' \
+        -e 's/\.builder(arguments\[2\])/&.setGZIP("1".equals(System.getenv("GZIP")))/' \
+        java/src/JavaClient.java >build/rudderstack-java/src/JavaClient.java
+    mvn --quiet --batch-mode -Dstyle.color=never --file java/pom.xml -P rudderstack compile
+    touch build/rudderstack-java/.installed
+fi
+
+if is_stale rust rust/src rust/Cargo.toml; then
     CARGO_TARGET_DIR=build/rust cargo build --quiet --manifest-path rust/Cargo.toml
     touch build/rust/.installed
 fi

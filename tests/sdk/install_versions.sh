@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
-# Installs older releases of the Python SDK, which speak to servers differently, each into a folder
-# of its own in build/. The current one comes with the project's `test` extra.
+# Installs Python SDKs that can't share an environment, each into a folder of its own in build/:
+# older releases of Segment's, which speak to servers differently, and those of other vendors.
+# Segment's current one comes with the project's `test` extra.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-releases=(2.3.4 2.2.3)
+releases=(
+    segment-analytics-python==2.3.4
+    segment-analytics-python==2.2.3
+    rudder-sdk-python==2.1.9
+    customerio-cdp-analytics==1.1.0
+    events-sdk-python==0.0.4
+)
 missing=()
 for release in "${releases[@]}"; do
     # Written last, so that an interrupted installation is done again.
-    [[ -f build/python-$release/.installed ]] || missing+=("$release")
+    [[ -f build/${release/==/-}/.installed ]] || missing+=("$release")
 done
 ((${#missing[@]})) || exit 0
 
@@ -20,10 +27,10 @@ constraints=build/pip/constraints.txt
 # Two of the project's own pins are for the current release.
 grep -v -e '^segment-analytics-python==' -e '^PyJWT==' ../../constraints.txt >"$constraints"
 for release in "${missing[@]}"; do
-    rm -rf "build/python-$release"
+    folder=build/${release/==/-}
+    rm -rf "$folder"
     build/pip/bin/python -m pip install --quiet --disable-pip-version-check \
-        --constraint "$constraints" --target "build/python-$release" \
-        "segment-analytics-python==$release"
-    touch "build/python-$release/.installed"
+        --constraint "$constraints" --target "$folder" "$release"
+    touch "$folder/.installed"
 done
 rm -rf build/pip

@@ -37,6 +37,11 @@ def observe(sdk: str, version: str, **facts: str) -> None:
         row.facts[name] = text
 
 
+def dropped_after(requests: int) -> str:
+    """Return what a cell says of an event that an SDK gave up after so many requests."""
+    return f"dropped after {requests} request{'s' if requests > 1 else ''}"
+
+
 def table() -> str:
     """Return the Markdown table of all that was seen."""
     head = ["SDK", "version", *COLUMNS.values()]

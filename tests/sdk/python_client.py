@@ -1,14 +1,14 @@
-"""Send the calls of a JSON file with the Python SDK: URL PREFIX WRITE_KEY CALLS_JSON.
+"""Send the calls of a JSON file with a Python SDK: URL PREFIX WRITE_KEY CALLS_JSON.
 
-With GZIP=1 in the environment the SDK compresses its requests.
+CLIENT_MODULE in the environment is the module that has its `Client`, which is used alike in
+Segment's SDK and in those made from it. With GZIP=1 it compresses its requests.
 """
 
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
-
-from segment.analytics.client import Client
 
 SDK_NAMES = {
     "anonymousId": "anonymous_id",
@@ -20,7 +20,8 @@ SDK_NAMES = {
 
 def main(url: str, prefix: str, write_key: str, calls_path: str) -> None:
     failures: list[Exception] = []
-    client = Client(
+    module = importlib.import_module(os.environ["CLIENT_MODULE"])
+    client = module.Client(
         write_key,
         host=url + prefix,
         gzip=os.environ.get("GZIP") == "1",

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+from tests.server_process import ServerProcess
 from tests.site import FLAT
 
 Event = dict[str, Any]
@@ -131,6 +132,13 @@ COMPAT_FIELDS = {
 VARIABLE_FIELDS = {"_metadata", "_timestamp", "category", "integrations", "sentAt", "timestamp"}
 
 
+def all_stored(server: ServerProcess, count: int) -> list[Event]:
+    """Wait for `count` events, end the server so that no more can come, and return them all."""
+    server.wait_for_events(count)
+    assert server.stop() == 0, server.stderr
+    return server.events()
+
+
 def take_event_id(event: Event, prefix: str) -> str:
     if prefix == FLAT:
         return event.pop("eventn_ctx_event_id")
@@ -151,9 +159,14 @@ def expected(fields: Event, *, prefix: str, user_agent: str, **others: Any) -> E
     hashed = hashlib.md5((fields["source_ip"] + user_agent).encode()).hexdigest()
     user = fields["user"] | {"hashed_anonymous_id": hashed}
     flat = fields | {"user": user, "src": "segment_api"} | others
+    return shaped(flat, prefix)
+
+
+def shaped(flat: Event, prefix: str) -> Event:
+    """Give the fields of a stored flat event the shape of the endpoint."""
     if prefix == FLAT:
         return flat
-    user.pop("id", None)
     moved = {name: value for name, value in flat.items() if name in COMPAT_FIELDS}
     kept = {name: value for name, value in flat.items() if name not in COMPAT_FIELDS}
+    moved["user"] = {name: value for name, value in flat["user"].items() if name != "id"}
     return kept | {"eventn_ctx": moved}

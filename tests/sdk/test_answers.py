@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from clients import CALLS, SDKS, Sdk, attempt, run
-from observations import observe
+from observations import dropped_after, observe
 from outage import Outage
 from recorder import Recorder
 
@@ -62,7 +62,7 @@ def counted_refusals(site: Site, sdk: Sdk, calls: Path, *, key: str, status: int
     assert site.metric("segsrv_requests_total") - before == requests
     assert site.metric("segsrv_requests_total", status=str(status)) - refused_before == requests
     assert 1 <= requests <= ATTEMPTS_MAX
-    return f"dropped after {requests} request{'s' if requests > 1 else ''}"
+    return dropped_after(requests)
 
 
 @EVERY_SDK
@@ -115,7 +115,7 @@ def test_events_outlast_an_outage(tmp_path: Path, sdk: Sdk) -> None:
 def test_how_an_sdk_sends(tmp_path: Path, sdk: Sdk) -> None:
     """An SDK's write key is found where it puts it, and compressed requests are stored as well."""
     command = sdk.program()
-    encodings = [None, "gzip"] if sdk.can_gzip else [None]
+    encodings = [None, "gzip"] if sdk.gzip == "optional" else [None]
     with ServerProcess(tmp_path / "data", write_keys=[KEY]) as server:
         for number, encoding in enumerate(encodings, 1):
             with Recorder(server.port) as recorder:
@@ -130,4 +130,4 @@ def test_how_an_sdk_sends(tmp_path: Path, sdk: Sdk) -> None:
             observe(sdk.name, sdk.version, auth=auth)
         assert server.stop() == 0, server.stderr
         assert len(server.events()) == len(encodings) * len(CALL_TYPES)
-    observe(sdk.name, sdk.version, gzip="optional" if sdk.can_gzip else "no")
+    observe(sdk.name, sdk.version, gzip=sdk.gzip)

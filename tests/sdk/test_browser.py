@@ -19,11 +19,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from chromium import Chromium, Page, Request
+from chromium import Chromium, Page
 from clients import HERE, require
-from observations import observe
+from observations import dropped_after, observe
 from outage import Outage
 from pages import Pages
+from stored_calls import all_stored
 
 from tests.server_process import ServerProcess
 from tests.waiting import wait_until
@@ -113,25 +114,12 @@ EACH_SDK = pytest.mark.parametrize("sdk", SDKS, ids=lambda sdk: f"{sdk.version}-
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    browser = Chromium(tmp_path_factory.mktemp("chromium") / "profile")
-    with contextlib.closing(browser):
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def pages() -> Iterator[Pages]:
     with Pages() as pages:
         for version in VERSIONS:
             pages.add_script(f"/{version}.js", bundles(version) / "index.js")
             pages.add(f"/{version}", f'<script src="/{version}.js"></script>')
         yield pages
-
-
-@pytest.fixture
-def profile(browser: Chromium) -> Iterator[str]:
-    with browser.profile() as profile:
-        yield profile
 
 
 @pytest.fixture
@@ -205,13 +193,6 @@ def bundles(version: str) -> Path:
     return folder
 
 
-def all_stored(server: ServerProcess, count: int) -> list[dict[str, Any]]:
-    """Wait for `count` events, end the server so that no more can come, and return them all."""
-    server.wait_for_events(count)
-    assert server.stop() == 0, server.stderr
-    return server.events()
-
-
 def wait_until_stored(server: ServerProcess, event: str) -> None:
     """Wait until an event is stored, which must be once."""
     wait_until(lambda: events_named(server, event))
@@ -235,20 +216,6 @@ def answers_counted(server: ServerProcess) -> Counter[str]:
         text = connection.getresponse().read().decode()
     samples = re.findall(r'^segsrv_requests_total\{.*status="(\d+)".*\} (\S+)$', text, re.MULTILINE)
     return Counter({status: int(float(count)) for status, count in samples})
-
-
-def origins_asked(page: Page) -> set[str]:
-    urls = [urlsplit(request.url) for request in page.requests]
-    return {f"{url.scheme}://{url.netloc}" for url in urls}
-
-
-def auth_form(post: Request) -> str:
-    """Say where a request has the write key."""
-    forms = {
-        "Basic": post.headers.get("authorization", "").startswith("Basic "),
-        "body writeKey": json.loads(post.body).get("writeKey") == WRITE_KEY,
-    }
-    return " + ".join(form for form, is_there in forms.items() if is_there)
 
 
 @EACH_SDK
@@ -279,7 +246,7 @@ def test_every_call_is_stored_once(
     assert len({event["eventn_ctx_event_id"] for event in stored}) == len(stored)
 
     posts = [post for page in opened.values() for post in page.posts]
-    [auth] = {auth_form(post) for post in posts}
+    [auth] = {post.auth_form(WRITE_KEY) for post in posts}
     [encoding] = {post.headers.get("content-encoding", "no") for post in posts}
     observe(sdk.name, sdk.version, calls=f"all {len(STORED)}", auth=auth, gzip=encoding)
 
@@ -288,7 +255,7 @@ def check_requests(page: Page, sdk: Sdk, origin: str, server_url: str) -> None:
     """Check that a page's six calls made the requests that they should, and no others."""
     assert page.complaints == []
     # Nothing goes to the hosts of the SDK's maker.
-    assert origins_asked(page) == {origin, server_url}
+    assert page.origins_asked == {origin, server_url}
     [settings] = [r for r in page.requests if "/settings" in r.url]
     assert settings.url == f"{server_url}/v1/projects/{WRITE_KEY}/settings"
     assert settings.status == 200
@@ -441,8 +408,8 @@ def test_an_event_that_is_too_big_is_sent_once(
     sdk.track(page, event, text="x" * BODY_BYTES_MAX)
     page.pass_time(A_MINUTE_S)
     counted = answers_counted(server) - before
-    assert counted.keys() == {"400"}
-    assert [post.status for post in page.posts] == [400] * counted["400"]
+    assert counted == {"400": 1}
+    assert [post.status for post in page.posts] == [400]
     assert not any("CORS" in text for text in page.complaints)
     assert events_named(server, event) == []
 
@@ -454,7 +421,7 @@ def test_an_event_that_is_too_big_is_sent_once(
     later.pass_time(A_MINUTE_S)
     wait_until_stored(server, event)
     assert [post.status for post in later.posts] == [200]
-    observe(sdk.name, sdk.version, on_400=dropped_after(counted["400"]))
+    observe(sdk.name, sdk.version, on_400=dropped_after(1))
 
 
 @EACH_SDK
@@ -468,11 +435,11 @@ def test_an_unknown_key_is_tried_once(
     sdk.track(page, event)
     page.pass_time(A_MINUTE_S)
     counted = answers_counted(server) - before
-    assert counted.keys() == {"401"}
-    assert [post.status for post in page.posts] == [401] * counted["401"]
+    assert counted == {"401": 1}
+    assert [post.status for post in page.posts] == [401]
     assert not any("CORS" in text for text in page.complaints)
     assert events_named(server, event) == []
-    observe(sdk.name, sdk.version, on_401=dropped_after(counted["401"]))
+    observe(sdk.name, sdk.version, on_401=dropped_after(1))
 
 
 @EACH_SDK
@@ -505,11 +472,6 @@ def settings_of(key: str) -> dict[str, Any]:
     return {"integrations": {"Segment.io": {"apiKey": key}}, "metrics": {"sampleRate": 0}}
 
 
-def dropped_after(count: int) -> str:
-    assert count == 1, f"{count} requests"
-    return "dropped after 1 request"
-
-
 @pytest.mark.parametrize("scheme", ["https", "http"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_page_with_the_snippet_loads_the_sdk_and_sends(
@@ -534,7 +496,7 @@ def test_a_page_with_the_snippet_loads_the_sdk_and_sends(
         stored = all_stored(server, 4)
 
     assert page.complaints == []
-    assert origins_asked(page) == {pages.origin(), server.url}
+    assert page.origins_asked == {pages.origin(), server.url}
     scripts = [urlsplit(r.url).path for r in page.requests if r.url.endswith(".js")]
     assert scripts[0] == f"/analytics.js/v1/{WRITE_KEY}/analytics.min.js"
     assert re.fullmatch(r"/analytics-next/bundles/queryString\.bundle\.\w+\.js", scripts[1])

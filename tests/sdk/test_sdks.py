@@ -11,6 +11,7 @@ from stored_calls import (
     STORED,
     VARIABLE_FIELDS,
     Event,
+    all_stored,
     expected,
     take_event_id,
     without_nulls,
@@ -27,13 +28,6 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerPro
     data_dir = tmp_path / "data"
     with ServerProcess(data_dir, write_keys=list(KEYS.values()), program=request.param) as process:
         yield process
-
-
-def all_stored(server: ServerProcess, count: int) -> list[Event]:
-    """Wait for `count` events, end the server so that no more can come, and return them all."""
-    server.wait_for_events(count)
-    assert server.stop() == 0, server.stderr
-    return server.events()
 
 
 @pytest.mark.parametrize("sdk", SDKS.values(), ids=SDKS.keys())
@@ -59,10 +53,10 @@ def check_calls(events: list[Event], prefix: str, sdk: Sdk) -> None:
     event_ids = {take_event_id(event, prefix) for event in events}
     assert len(event_ids - {""}) == len(STORED)
     for event in events:
-        assert event["timestamp"]
-        assert event["sentAt"]
+        assert all(event[name] for name in sdk.times)
         event_type = event["event_type"]
-        compared = {name: event[name] for name in event.keys() - VARIABLE_FIELDS}
+        variable = VARIABLE_FIELDS.union(sdk.times)
+        compared = {name: event[name] for name in event.keys() - variable}
         assert without_nulls(compared) == expected(
             STORED[event_type],
             prefix=prefix,
@@ -70,6 +64,7 @@ def check_calls(events: list[Event], prefix: str, sdk: Sdk) -> None:
             event_type=event_type,
             library=sdk.library,
             api_key=KEYS[prefix],
+            **sdk.extra,
         )
 
 

@@ -38,6 +38,7 @@ STARTUP_FAILURES = (SettingsError.exit_code, SegsrvError.exit_code)
 RESTART_DELAY_S = 1.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 BACKLOG = 1_024
+READ_BYTES = 64 << 10
 GC_THRESHOLD = 50_000
 SWITCH_INTERVAL_S = 0.001
 """How long a thread that comes back from a write waits for a busy event loop to let it go on.
@@ -193,6 +194,7 @@ def _limited(
     options: dict[str, Any] = {
         "tally": tally,
         "access_log": None,
+        "read_bufsize": READ_BYTES,
         "keepalive_timeout": settings.keepalive_timeout_s,
     }
 

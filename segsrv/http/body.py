@@ -12,10 +12,12 @@ from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 from multidict import istr
 
 from segsrv.errors import BadRequest, Overloaded, Unavailable
+from segsrv.http.turns import Rounds
 from segsrv.http.x_gzip import X_GZIP, Gunzipped
 
 CONTENT_ENCODING = istr("Content-Encoding")
-ENCODINGS = ("gzip", X_GZIP, "deflate", "br", "zstd", "identity")
+IDENTITY = "identity"
+ENCODINGS = ("gzip", X_GZIP, "deflate", "br", "zstd", IDENTITY)
 
 
 class BodyTimeout(Unavailable):
@@ -29,6 +31,7 @@ class BodyReader:
 
     def __init__(self, *, bytes_max: int, reading_bytes_max: int, timeout_s: float) -> None:
         self.reading_bytes = 0
+        self._rounds = Rounds()
         self._bytes_max = bytes_max
         self._reading_bytes_max = reading_bytes_max
         self._timeout_s = timeout_s
@@ -58,11 +61,12 @@ class BodyReader:
         content = request.content
         try:
             if encoding == X_GZIP:
-                body = await self._read_pieces(request, Gunzipped(content))
+                body = await self._read_pieces(request, Gunzipped(content), is_compressed=True)
             elif content.is_eof():
                 body = content.read_nowait()
             else:
-                body = await self._read_pieces(request, content)
+                is_compressed = encoding not in (None, IDENTITY)
+                body = await self._read_pieces(request, content, is_compressed=is_compressed)
         except (RequestPayloadError, HttpProcessingError, PayloadAccessError) as error:
             # aiohttp's text begins with a line that only names the status.
             reason = str(error).rpartition("\n")[2].strip()
@@ -76,7 +80,9 @@ class BodyReader:
             raise self._too_large()
         return body
 
-    async def _read_pieces(self, request: web.Request, content: StreamReader | Gunzipped) -> bytes:
+    async def _read_pieces(
+        self, request: web.Request, content: StreamReader | Gunzipped, *, is_compressed: bool
+    ) -> bytes:
         pieces, size = [], 0
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -91,6 +97,9 @@ class BodyReader:
                             f"{self.reading_bytes} bytes of bodies are being received, "
                             f"the limit is {self._reading_bytes_max}"
                         )
+                    if is_compressed:
+                        # The next piece is decompressed as it is read.
+                        await self._rounds.next()
         except TimeoutError as error:
             raise BodyTimeout(
                 f"the body was not complete after {self._timeout_s:g} s ({size} bytes came)"

@@ -22,6 +22,21 @@ REST_S_MAX = 0.02
 T = TypeVar("T")
 
 
+class Rounds:
+    """Lets one of those that wait go on in each round of the loop, in the order of their coming.
+
+    For short steps that nobody else would interrupt, such as the decompression of a piece of a
+    body: with many clients at it, one round of all of them would take long.
+    """
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    async def next(self) -> None:
+        async with self._lock:
+            await asyncio.sleep(0)
+
+
 class Turns:
     """Lets one large request work at a time, in the order in which they came.
 

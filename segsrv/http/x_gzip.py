@@ -40,7 +40,5 @@ class Gunzipped:
                     f"the body can't be read: it is no {X_GZIP}: {error}", code="unreadable_body"
                 ) from error
             self._has_more = self._decoder.data_available
-            # Without this, other requests would wait until the whole body is decoded.
-            await asyncio.sleep(0)
             if piece:
                 return piece

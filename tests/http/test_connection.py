@@ -17,6 +17,7 @@ from aiohttp import web
 
 from segsrv import Settings, create_app
 from segsrv.http.connection import Connection
+from segsrv.http.tally import TALLY
 from tests.http.fuzzing import request
 from tests.needs import skip_or_fail
 from tests.site import FLAT, KEY, id_of, new_id
@@ -52,12 +53,15 @@ class Served:
     @contextlib.asynccontextmanager
     async def __call__(self, context=None):
         settings = Settings(data_dir=self.data_dir, write_key=(KEY,))
-        runner = web.AppRunner(create_app(settings))
+        app = create_app(settings)
+        runner = web.AppRunner(app)
         await runner.setup()
         loop = asyncio.get_running_loop()
 
         def accept():
-            self.protocols.append(Connection(runner.server, loop=loop, access_log=None))
+            self.protocols.append(
+                Connection(runner.server, tally=app[TALLY], loop=loop, access_log=None)
+            )
             return self.protocols[-1]
 
         server = await loop.create_server(accept, "127.0.0.1", 0, ssl=context, backlog=1_024)

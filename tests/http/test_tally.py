@@ -12,7 +12,7 @@ import pytest
 
 from segsrv import Settings, create_app
 from segsrv.http.tally import TALLY, Seldom
-from segsrv.settings import derived_key_id
+from segsrv.settings.key import derived_key_id
 from tests.site import FLAT, KEY, LONDON, new_id
 
 KEY_ID = derived_key_id(KEY)

@@ -61,12 +61,13 @@ class BodyReader:
         content = request.content
         try:
             if encoding == X_GZIP:
-                body = await self._read_pieces(request, Gunzipped(content), is_compressed=True)
+                body = await self._read_pieces(request, Gunzipped(content), is_costly=True)
             elif content.is_eof():
                 body = content.read_nowait()
             else:
-                is_compressed = encoding not in (None, IDENTITY)
-                body = await self._read_pieces(request, content, is_compressed=is_compressed)
+                # The next piece is decompressed, or put together of chunks, as this one is read.
+                is_costly = announced is None or encoding not in (None, IDENTITY)
+                body = await self._read_pieces(request, content, is_costly=is_costly)
         except (RequestPayloadError, HttpProcessingError, PayloadAccessError) as error:
             # aiohttp's text begins with a line that only names the status.
             reason = str(error).rpartition("\n")[2].strip()
@@ -81,7 +82,7 @@ class BodyReader:
         return body
 
     async def _read_pieces(
-        self, request: web.Request, content: StreamReader | Gunzipped, *, is_compressed: bool
+        self, request: web.Request, content: StreamReader | Gunzipped, *, is_costly: bool
     ) -> bytes:
         pieces, size = [], 0
         try:
@@ -97,8 +98,7 @@ class BodyReader:
                             f"{self.reading_bytes} bytes of bodies are being received, "
                             f"the limit is {self._reading_bytes_max}"
                         )
-                    if is_compressed:
-                        # The next piece is decompressed as it is read.
+                    if is_costly:
                         await self._rounds.next()
         except TimeoutError as error:
             raise BodyTimeout(

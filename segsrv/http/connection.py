@@ -30,6 +30,9 @@ from segsrv.http.tally import Tally
 logger = logging.getLogger(__name__)
 
 MESSAGE_CHARS_MAX = 200
+HEAD_PIECE_BYTES = 2 << 10
+CHUNKS_MAX = 256
+"""Of a body that wait to be read. A client can make them of a byte, 43,000 in a packet."""
 UPGRADE_BYTES = len(b"\r\nupgrade")
 UPGRADES_MAX = 256
 """Of those in a packet that are written in unusual letter cases; a change of one takes 0.7 us."""
@@ -73,9 +76,24 @@ class Connection(RequestHandler):
                 for name in _UPGRADE_USUAL:
                     data = data.replace(name, name[:-1] + b"_")
                 data = _UPGRADE.sub(rb"\1_", data, count=UPGRADES_MAX)
+        start = 0
+        while len(data) - start > 2 * HEAD_PIECE_BYTES and not self._is_in_body():
+            # Where a body begins is known only when it has begun, and then it is bounded.
+            self._parse(data[start : start + HEAD_PIECE_BYTES])
+            start += HEAD_PIECE_BYTES
+        self._parse(data[start:] if start else data)
+
+    def _is_in_body(self) -> bool:
+        return self._last_body is not None and not self._last_body.is_eof()
+
+    def _parse(self, data: bytes) -> None:
         super().data_received(data)
-        if self._messages:
-            self._last_body = self._messages[-1][1]
+        if self._messages and self._messages[-1][1] is not self._last_body:
+            body = self._last_body = self._messages[-1][1]
+            if not body.is_eof():
+                # aiohttp parses so many chunks at once, at 3 us each, until they are read.
+                body._high_water_chunks = CHUNKS_MAX  # noqa: SLF001
+                body._low_water_chunks = CHUNKS_MAX // 2  # noqa: SLF001
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep the connection open for the answers to whole requests; True says so.

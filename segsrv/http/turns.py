@@ -13,9 +13,9 @@ from collections.abc import Generator
 from types import TracebackType
 from typing import TypeVar
 
-STEP_S = 0.004
+STEP_S = 0.002
 """A step goes on for about so long, where it can be ended."""
-LONG_STEP_S = 2 * STEP_S
+LONG_STEP_S = 0.008
 REST_SHARE = 0.25
 REST_S_MAX = 0.02
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 import orjson
 
 from segsrv.errors import BadRequest
+from segsrv.events.tolerant import BYTE_ORDER_MARK
 
 WRITE_KEYS_MAX = 2_501
 """One for a batch and one for each of its items, where it has as many as it may by default."""
 PIECE_BYTES = 64 << 10
+ENDS_BYTES = 256
 
 _NAME = b'"writeKey"'
 # Any of the name's letters may be written as an escape; an escape of another letter is none of it.
@@ -77,6 +79,24 @@ def _text_after(body: bytes, place: int, bytes_max: int) -> Iterator[str]:
             yield orjson.loads(b'"%b"' % text[1])
         except orjson.JSONDecodeError:
             yield ""
+
+
+def check_ends(body: bytes) -> None:
+    """Refuse a body that begins or ends as no JSON object does.
+
+    For bodies without a key, which are not parsed. One that was cut short has lost its key, as most
+    SDKs write that last, and some would send it for ever if that were the answer.
+
+    Raises:
+        BadRequest: It is not whole.
+
+    """
+    begin = body[:ENDS_BYTES].removeprefix(BYTE_ORDER_MARK).lstrip(_SPACE)[:1]
+    end = body[-ENDS_BYTES:].rstrip(_SPACE)[-1:]
+    if begin not in (b"{", b"[") or end not in (b"}", b"]"):
+        raise BadRequest(
+            "not valid JSON: the body does not begin and end as an object does", code="invalid_json"
+        )
 
 
 def check_values(body: bytes, values_max: int) -> Iterator[None]:

@@ -12,7 +12,7 @@ from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import Unauthorized
-from segsrv.events.scan import write_key_texts
+from segsrv.events.scan import check_ends, write_key_texts
 from segsrv.settings import Key
 
 AUTHORIZATION = istr("Authorization")
@@ -83,6 +83,7 @@ class Keyring:
 
         Raises:
             Unauthorized: There is none.
+            BadRequest: Nor is the body whole.
 
         """
         has_text = False
@@ -91,6 +92,7 @@ class Keyring:
                 return
             has_text = True
             yield
+        check_ends(body)
         if has_text:
             raise _unknown_key()
         raise _no_key()

@@ -1,5 +1,6 @@
 """What a batch shares, what its events do not, and what becomes of items that can't be stored."""
 
+import ctypes
 import json
 
 import orjson
@@ -302,3 +303,11 @@ class TestDeadLetters:
         body = {"batch": [{"writeKey": "secret", "pad": "x" * 500}], "writeKey": "secret"}
         (letter,) = self.letters_of(body, event_bytes_max=400)
         assert "secret" not in str(letter)
+
+
+def test_a_line_takes_its_length_in_memory():
+    """A stored line has no spare room: many of them wait for a commit at a time."""
+    (line,) = run_body({"numbers": [0] * 3_000}).lines
+    usable_bytes = ctypes.CDLL(None).malloc_usable_size
+    usable_bytes.argtypes, usable_bytes.restype = [ctypes.c_void_p], ctypes.c_size_t
+    assert len(line) < usable_bytes(id(line)) < 1.1 * len(line)

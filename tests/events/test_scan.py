@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from segsrv.errors import BadRequest
 from segsrv.events import scan
-from segsrv.events.scan import WRITE_KEYS_MAX, check_values, write_key_texts
+from segsrv.events.scan import WRITE_KEYS_MAX, check_ends, check_values, write_key_texts
 from tests.events.event_strategies import ANY_JSON
 
 NAME = "writeKey"
@@ -107,6 +107,20 @@ class TestWriteKeyTexts:
         body = json.dumps(value, ensure_ascii=is_ascii)
         body = body.replace(f'"{NAME}"', escaped(NAME, which.__contains__))
         assert expected <= set(texts(body.encode()))
+
+
+class TestCheckEnds:
+    @pytest.mark.parametrize("body", [b"{}", b" [1]\n", b"\xef\xbb\xbf{}", b'{"a":NaN}'])
+    def test_whole(self, body):
+        """What begins and ends as an object or array may be one."""
+        check_ends(body)
+
+    @pytest.mark.parametrize("body", [b"{", b'{"batch":[{"a":1},', b"}", b"text", b"  "])
+    def test_cut_short(self, body):
+        """A body that lost its end, or is no object, is refused as such."""
+        with pytest.raises(BadRequest) as caught:
+            check_ends(body)
+        assert caught.value.code == "invalid_json"
 
 
 def values_of(value):

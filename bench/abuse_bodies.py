@@ -90,6 +90,7 @@ UNITS: dict[str, Unit] = {
     "escapes": _always(rb'"\n\n\n\n"'),
     "escaped letters": _always(rb'"\u0061\u0077\u0065"'),
     "escaped keys": lambda index: rb'{"\u0077riteKe\u0079":"%d"}' % index,
+    "half escapes": _always(b'"' + rb"\u007" * 400 + b'"'),
     "lone surrogates": _always(rb'"\ud800"'),
     "backslashes": _always(b'"' + rb"\\" * 400 + b'"'),
     "long texts": _always(b'"' + b"a" * 5_000 + b'"'),

@@ -2,7 +2,7 @@
 
 from segsrv.events.finish import Sender
 from segsrv.events.formats import COMPAT, FLAT, FORMATS, TRACKER, Format
-from segsrv.events.payload import Payload, parse
+from segsrv.events.payload import Payload, parse, parsing
 from segsrv.events.pipeline import EVENT_TYPES, Outcome, Pipeline
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "Pipeline",
     "Sender",
     "parse",
+    "parsing",
 ]

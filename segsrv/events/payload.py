@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,24 @@ class Payload:
 def parse(
     body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int, takes_array: bool = False
 ) -> Payload:
+    """Do what `parsing` does, in one go."""
+    steps = parsing(
+        body,
+        batch_events_max=batch_events_max,
+        batch_shared_bytes_max=batch_shared_bytes_max,
+        takes_array=takes_array,
+    )
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            payload: Payload = end.value
+            return payload
+
+
+def parsing(
+    body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int, takes_array: bool = False
+) -> Generator[None, None, Payload]:
     """Read one event or `{"batch": [...]}`; with *takes_array*, one event or an array of events.
 
     *batch_shared_bytes_max* bounds what the events of a batch share, times their number: each event
@@ -47,7 +66,7 @@ def parse(
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        data = _parse_tolerantly(body, error)
+        data = yield from _parse_tolerantly(body, error)
     if takes_array and data.__class__ is list:
         _check_length(data, batch_events_max)
         return Payload(items=data, is_batch=True, write_key=_write_key_of_items(data))
@@ -126,7 +145,7 @@ def write_key_of(item: Any) -> str | None:
     return key if isinstance(key, str) and key else None
 
 
-def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Any:
+def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Generator[None, None, Any]:
     """Read what strict parsers refuse but SDKs send.
 
     Raises:
@@ -139,8 +158,11 @@ def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Any:
     if len(body) > TOLERANT_BYTES_MAX:
         text += f" (NaN and lone surrogates are read in bodies of up to {TOLERANT_BYTES_MAX} bytes)"
         raise BadRequest(text, code="invalid_json") from reason
+    yield
+    body = yield from mended(body)
+    yield
     try:
-        return orjson.loads(mended(body))
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(text, code="invalid_json") from error
 

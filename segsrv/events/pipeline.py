@@ -236,7 +236,7 @@ def _dead_letter(letter: dict[str, Any], item: Any) -> bytes:
     except orjson.JSONEncodeError:
         pass
     try:
-        letter["item_text"] = json.dumps(item)
+        letter["item_text"] = json.dumps(item, ensure_ascii=False)
     except (RecursionError, ValueError):
         letter["item_text"] = None
     return line_of(letter)

@@ -88,9 +88,10 @@ class Keyring:
         """
         has_text = False
         for text in write_key_texts(body, key_bytes_max=self._credential_bytes_max):
-            if self._find_text(text) is not None:
-                return
-            has_text = True
+            if text is not None:
+                if self._find_text(text) is not None:
+                    return
+                has_text = True
             yield
         check_ends(body)
         if has_text:

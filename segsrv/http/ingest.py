@@ -12,7 +12,7 @@ from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import BadRequest, SegsrvError, ShuttingDown
-from segsrv.events import Outcome, Pipeline, Sender, parse
+from segsrv.events import Outcome, Pipeline, Sender, parsing
 from segsrv.events.counters import OK, PathKind
 from segsrv.events.privacy import POLICIES, Policy
 from segsrv.events.scan import check_values
@@ -206,7 +206,7 @@ class Ingest:
         # Asked before the work is done: what is stored has about the size of what was sent.
         commit.check_room(min(len(body), ROOM_BYTES_MAX))
         yield from check_values(body, settings.body_values_max)
-        payload = parse(
+        payload = yield from parsing(
             body,
             batch_events_max=settings.batch_events_max,
             batch_shared_bytes_max=settings.batch_shared_bytes_max,

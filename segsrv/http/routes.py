@@ -58,24 +58,8 @@ def add_routes(
     posts |= dict.fromkeys(telemetry_paths(), ingest.telemetry)
     for path, handler in posts.items():
         app.router.add_post(path, handler)
-    gets: dict[str, Handler] = {
-        pattern: tally.counted("settings", project_settings.handler(integration))
-        for pattern, integration in settings_paths().items()
-    }
-    source_config = tally.counted("settings", project_settings.source_config)
-    gets |= dict.fromkeys(source_config_paths(), source_config)
-    gets |= {path: pixel.handler(target) for path, target in pixel_paths().items()}
-    gets |= {
-        path: tally.counted("script", handler) for path, handler in analytics_js.handlers().items()
-    }
     nothing = _nothing(cors)
-    for path, handler in (
-        ("/health", probes.health),
-        ("/ready", probes.ready),
-        ("/metrics", _unless_apart(probes.metrics, nothing, probes)),
-        (OPENAPI_PATH, _unless_apart(openapi.get, nothing, probes)),
-    ):
-        gets[path] = tally.counted("probe", handler)
+    gets = _gets(pixel, probes, project_settings, analytics_js, openapi, nothing, tally)
     for pattern, handler in gets.items():
         app.router.add_get(pattern, handler)
     matchers = {
@@ -101,6 +85,36 @@ def add_routes(
 
     # A target may hold an encoded line end, which a dot does not match.
     app.router.add_route("*", r"/{path:[\s\S]*}", elsewhere)
+
+
+def _gets(
+    pixel: Pixel,
+    probes: Probes,
+    project_settings: ProjectSettings,
+    analytics_js: AnalyticsJs,
+    openapi: OpenApi,
+    nothing: Handler,
+    tally: Tally,
+) -> dict[str, Handler]:
+    """Return the handlers of what is fetched, by path or pattern."""
+    gets: dict[str, Handler] = {
+        pattern: tally.counted("settings", project_settings.handler(integration))
+        for pattern, integration in settings_paths().items()
+    }
+    source_config = tally.counted("settings", project_settings.source_config)
+    gets |= dict.fromkeys(source_config_paths(), source_config)
+    gets |= {path: pixel.handler(target) for path, target in pixel_paths().items()}
+    gets |= {
+        path: tally.counted("script", handler) for path, handler in analytics_js.handlers().items()
+    }
+    for path, handler in (
+        ("/health", probes.health),
+        ("/ready", probes.ready),
+        ("/metrics", _unless_apart(probes.metrics, nothing, probes)),
+        (OPENAPI_PATH, _unless_apart(openapi.get, nothing, probes)),
+    ):
+        gets[path] = tally.counted("probe", handler)
+    return gets
 
 
 def _preflight(cors: Cors) -> Handler:

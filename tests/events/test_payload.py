@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segsrv.errors import BadRequest
-from segsrv.events import parse
+from segsrv.events import parse, parsing
 from segsrv.events.payload import TOLERANT_BYTES_MAX
 from tests.events.event_strategies import ANY_JSON
 
@@ -245,6 +245,17 @@ class TestTolerance:
                 text = str(refusal_of(body))
                 assert "line 1 column 6" in text
                 assert str(TOLERANT_BYTES_MAX) in text
+
+    def test_the_slow_reading_pauses(self):
+        """A body of nothing but oddities is mended in many steps, so that others are served."""
+        for odd in (b"NaN", rb'"\ud800"'):
+            body = b'{"a":[%b0]}' % ((odd + b",") * 50_000)
+            assert len(list(parsing(body, batch_events_max=10, batch_shared_bytes_max=10))) >= 40
+
+    @pytest.mark.parametrize("number", [b"01e999", b"1" * 400 + b".", b"-00.1e99999", b"1e999e9"])
+    def test_what_is_no_number_is_refused_however_large(self, number):
+        """A number that is not written as JSON writes them is no JSON; it does not become null."""
+        refusal_of(b'{"a":%b}' % number)
 
     def test_duplicate_names(self):
         """Of a name given twice the last value counts, in the tolerant reading too."""

@@ -17,7 +17,8 @@ NAME = "writeKey"
 
 
 def texts(body, key_bytes_max=100):
-    return list(write_key_texts(body, key_bytes_max=key_bytes_max))
+    found = write_key_texts(body, key_bytes_max=key_bytes_max)
+    return [text for text in found if text is not None]
 
 
 def escaped(text, which=lambda _index: True):
@@ -74,6 +75,19 @@ class TestWriteKeyTexts:
         """In place of a text over the limit, escapes decoded, stands an empty one."""
         assert texts(b'{"writeKey":"%s"}' % (b"k" * 1_000), 100) == [""]
         assert texts(b'{"writeKey":%s}' % escaped("k" * 100).encode(), 100) == ["k" * 100]
+
+    @pytest.mark.parametrize("letter", [1, 5, 6])
+    def test_an_escape_may_stand_at_the_end_of_a_part(self, monkeypatch, letter):
+        """Wherever the search pauses, a name with an escape is found, and found once."""
+        name = escaped(NAME, lambda index: index == letter)
+        for part_bytes in range(1, 20):
+            monkeypatch.setattr(scan, "SEARCHED_BYTES", part_bytes)
+            assert texts(b'{"a":0,%s:"k"}' % name.encode()) == ["k"]
+
+    def test_the_search_for_escapes_pauses(self):
+        """Most of an escape, over and over, is slow to search: it is not done in one piece."""
+        body = rb"\u007" * (4 * scan.SEARCHED_BYTES // 5)
+        assert list(write_key_texts(body, key_bytes_max=100)).count(None) >= 4
 
     def test_no_more_places_than_a_batch_may_have(self):
         """A body of nothing but keys costs as many look-ups as a batch has places for one."""

@@ -19,10 +19,10 @@ async def test_what_was_parsed_is_gone_before_the_commit_ends(
     aiohttp_client, tmp_path, monkeypatch
 ):
     """A slow disk keeps the lines of waiting requests in memory, not the trees they came from."""
-    parse, payloads, commits = ingest.parse, [], []
+    parsing, payloads, commits = ingest.parsing, [], []
 
     def watched(body, **limits):
-        plain = parse(body, **limits)
+        plain = yield from parsing(body, **limits)
         payload = Watched(items=plain.items, is_batch=plain.is_batch, write_key=plain.write_key)
         payloads.append(weakref.ref(payload))
         return payload
@@ -31,7 +31,7 @@ async def test_what_was_parsed_is_gone_before_the_commit_ends(
         commits.append(asyncio.get_running_loop().create_future())
         return commits[-1]
 
-    monkeypatch.setattr(ingest, "parse", watched)
+    monkeypatch.setattr(ingest, "parsing", watched)
     monkeypatch.setattr(GroupCommit, "submit", held)
     client = await aiohttp_client(create_app(Settings(data_dir=tmp_path, write_key=("key",))))
     body = b'{"writeKey":"key","batch":[{"event":"a"}]}'

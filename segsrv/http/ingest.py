@@ -188,7 +188,7 @@ class Ingest:
         if len(body) <= SMALL_BYTES_MAX and body.count(b"{") <= SMALL_OBJECTS_MAX:
             return _at_once(steps)
         with self._bodies.held(body):
-            async with self._turns:
+            async with self._turns.of(self._client_address.of(request)):
                 return await self._turns.work(steps)
 
     def _steps(

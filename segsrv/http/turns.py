@@ -1,5 +1,8 @@
 """Large requests take turns: one at a time, and in steps between which the loop serves all others.
 
+Turns go round by sender: of those who wait, each has one before anybody has a second. So a client
+with a hundred large requests keeps another one's waiting for one of them, not for all.
+
 A step is work that nothing interrupts. After a long one, which only a parser's can be, the loop is
 left to the others for a moment. A small request needs several rounds of the loop until its answer
 is out, and each of them would else be behind another long step.
@@ -8,9 +11,10 @@ is out, and each of them would else be behind another long step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Generator
-from types import TracebackType
+from collections import deque
+from collections.abc import AsyncIterator, Generator
 from typing import TypeVar
 
 STEP_S = 0.002
@@ -38,31 +42,53 @@ class Rounds:
 
 
 class Turns:
-    """Lets one large request work at a time, in the order in which they came.
+    """Lets one large request work at a time; `of` waits for a turn, `work` makes use of it.
 
     So what a large body becomes when it is parsed is in memory once, however many there are.
     """
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._is_taken = False
+        # In the order in which the senders are next; each has somebody waiting.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
         self._rested_at_s = 0.0
 
-    async def __aenter__(self) -> None:
-        await self._lock.acquire()
+    @contextlib.asynccontextmanager
+    async def of(self, sender: str) -> AsyncIterator[None]:
+        """Hold the turn of a request from *sender* for the length of the block."""
+        if self._is_taken:
+            await self._wait(sender)
+        self._is_taken = True
         try:
             if self._rested_at_s > time.perf_counter():
                 await self._rest()
-        except BaseException:
-            self._lock.release()
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, sender: str) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(sender, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                # It was given the turn at the same moment.
+                self._pass_on()
             raise
 
-    async def __aexit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+    def _pass_on(self) -> None:
+        """Give the turn to the sender who is next; whose request was cancelled has lost it."""
+        while self._waiting:
+            sender = next(iter(self._waiting))
+            queue = self._waiting.pop(sender)
+            turn = queue.popleft()
+            if queue:
+                self._waiting[sender] = queue
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._is_taken = False
 
     async def work(self, steps: Generator[None, None, T]) -> T:
         """Run *steps*, as many in a row as STEP_S allows; return what they return."""

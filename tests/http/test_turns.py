@@ -17,8 +17,8 @@ def counting(log, name, steps):
     return name
 
 
-async def in_turn(lane, log, name, steps):
-    async with lane:
+async def in_turn(lane, log, name, steps, sender="sender"):
+    async with lane.of(sender):
         return await lane.work(counting(log, name, steps))
 
 
@@ -29,6 +29,19 @@ async def test_one_works_at_a_time_in_the_order_of_arrival(monkeypatch):
     done = await asyncio.gather(*(in_turn(lane, log, name, 3) for name in "abc"))
     assert done == ["a", "b", "c"]
     assert log == [(name, number) for name in "abc" for number in range(3)]
+
+
+async def test_senders_have_a_turn_each(monkeypatch):
+    """A sender with many requests keeps another's waiting for one of them, not for all."""
+    monkeypatch.setattr(turns, "STEP_S", 0)
+    log, lane = [], Turns()
+    await asyncio.gather(
+        *(in_turn(lane, log, f"many {number}", 1, "many") for number in range(5)),
+        *(in_turn(lane, log, f"few {number}", 1, "few") for number in range(2)),
+    )
+    assert [name for name, _step in log] == [
+        *("many 0", "many 1", "few 0", "many 2", "few 1", "many 3", "many 4")
+    ]
 
 
 async def test_others_run_between_steps(monkeypatch):
@@ -66,7 +79,7 @@ async def test_a_long_step_is_followed_by_a_rest():
         return "done"
         yield
 
-    async with lane:
+    async with lane.of("sender"):
         assert await lane.work(long_step()) == "done"
     rested = asyncio.create_task(in_turn(lane, [], "next", 1))
     await asyncio.sleep(0)
@@ -84,12 +97,15 @@ async def test_what_fails_or_is_cancelled_lets_the_next_one_in():
         raise LookupError
 
     with pytest.raises(LookupError):
-        async with lane:
+        async with lane.of("sender"):
             await lane.work(failing())
-    async with lane:
-        waiting = asyncio.create_task(in_turn(lane, [], "waiting", 1))
-        await asyncio.sleep(0)
+    for is_given_the_turn in (False, True):
+        async with lane.of("sender"):
+            waiting = asyncio.create_task(in_turn(lane, [], "waiting", 1))
+            await asyncio.sleep(0)
+            if not is_given_the_turn:
+                waiting.cancel()
         waiting.cancel()
-    await asyncio.wait([waiting])
-    assert waiting.cancelled()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
     assert await in_turn(lane, [], "last", 1) == "last"

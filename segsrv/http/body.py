@@ -131,16 +131,20 @@ def _encoding(lines: list[str]) -> str:
     Refused is what aiohttp would hand on undecoded, where it would look like broken JSON; of
     several lines it heeds the last.
     """
-    encoding = ", ".join(lines).strip().lower()
+    text = ", ".join(lines).strip()
+    encoding = text.lower()
     if "," in encoding:
         raise BadRequest(
             f"the body is in more than one Content-Encoding: {encoding[:100]!r}; one is read",
             code="unknown_encoding",
+            # Whole and as it was sent, so that a secret in it is found.
+            log_text=f"the body is in more than one Content-Encoding: {text}",
         )
     if encoding not in ENCODINGS:
         raise BadRequest(
             f"the Content-Encoding {encoding[:100]!r} is not one of {', '.join(ENCODINGS)}",
             code="unknown_encoding",
+            log_text=f"the Content-Encoding is not known: {text}",
         )
     return encoding
 

@@ -25,9 +25,9 @@ def check_shape(payload: Payload, target: Target) -> None:
         return
     item = payload.items[0]
     if target.is_batch and "type" not in item:
-        raise BadRequest(
-            f'the body has neither "batch" nor "type", {_names(item)}', code="missing_batch"
-        )
+        text = 'the body has neither "batch" nor "type"'
+        # The names are cut, and half of a secret would not be found among them.
+        raise BadRequest(f"{text}, {_names(item)}", code="missing_batch", log_text=text)
     if not item:
         raise BadRequest("the body is an empty object, there is no event in it", code="empty_event")
 

@@ -59,7 +59,8 @@ class Cors:
     def check(self, key: Key, origin: str | None) -> None:
         """Raise OriginRefused if *key* may not be used from *origin* (None: not from a page)."""
         if origin is not None and key.origins and not self.allows(key, origin):
-            raise OriginRefused(f"the write key may not be used from the origin {origin[:200]}")
+            text = "the write key may not be used from the origin "
+            raise OriginRefused(text + origin[:200], log_text=text + origin)
 
     def headers(self, origin: str | None) -> dict[str, str]:
         """Return the CORS headers of an answer, errors included; none without a known origin.

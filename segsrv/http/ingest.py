@@ -251,7 +251,7 @@ class Ingest:
             if value == policy:
                 return policy
         if self._seldom.due(name):
-            shown = value[:POLICY_CHARS_MAX]
+            shown = self._tally.without_secrets(value)[:POLICY_CHARS_MAX]
             logger.warning("request: %s=%r is not one of %s", name, shown, ", ".join(POLICIES))
         return default
 

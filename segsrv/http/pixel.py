@@ -112,8 +112,9 @@ def _from_fields(query: MultiMapping[str]) -> bytes:
             if place.__class__ is not dict:
                 break
         if place.__class__ is not dict or place.get(last).__class__ is dict:
+            text = "another parameter can't both be given"
             raise BadRequest(
-                f"{name[:100]} and another parameter can't both be given", code="invalid_fields"
+                f"{name[:100]} and {text}", code="invalid_fields", log_text=f"{name} and {text}"
             )
         place[last] = value
     return json.dumps(event).encode()

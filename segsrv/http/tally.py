@@ -94,7 +94,7 @@ class Tally:
         self.counters.answers[fault.code, fault.status, kind, key_id] += 1
         count = self._seldom.due((fault.code, kind, key_id))
         if count:
-            text = self._without_secrets(fault.log_text)[:TEXT_CHARS_MAX]
+            text = self.without_secrets(fault.log_text)[:TEXT_CHARS_MAX]
             logger.warning(
                 "refused status=%d code=%s path=%s key=%s peer=%s count=%d: %s",
                 *(fault.status, fault.code, kind, key_id, self._peer(sender), count, text),
@@ -110,7 +110,7 @@ class Tally:
             keeps = keeps and sender.query.get("ip_policy", "keep") == "keep"
         return address if keeps else shorten_addresses(address)
 
-    def _without_secrets(self, text: str) -> str:
+    def without_secrets(self, text: str) -> str:
         """Put a key's id where its secret stands: a path, for one, is the client's own text.
 
         Each place is looked up by a hash, so this takes as long for a thousand keys as for one.

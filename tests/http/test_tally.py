@@ -285,6 +285,39 @@ class TestLog:
             assert BASIC in b"".join(iter(lambda: connection.recv(65536), b""))
         self.check_line(site, "unreadable_body")
 
+    @pytest.mark.parametrize(
+        ("query", "encoding", "body"),
+        [
+            ("", "%s", "{}"),
+            ("", f"{'x' * 60}, %s", "{}"),
+            ("", "identity", '{"%s": 1}'),
+            ("?ip_policy=%s", "identity", '{"type": "page"}'),
+        ],
+        ids=["encoding", "encodings", "name", "policy"],
+    )
+    def test_no_part_of_a_long_secret_is_logged(self, start_server, query, encoding, body):
+        """What is quoted is cut, or put in lower case, only when secrets are out of it."""
+        secret = "Long-And-Of-Both-Cases-" + "Xy" * 60
+        site = start_server(write_keys=(f"web:{secret}",))
+        site.post(
+            (body.replace("%s", secret)).encode(),
+            path="/v1/batch" + query.replace("%s", secret),
+            key=secret,
+            headers={"Content-Encoding": encoding.replace("%s", secret)},
+        )
+        text = site.process.stderr.lower()
+        assert "level=warning" in text
+        assert secret[:12].lower() not in text
+
+    def test_no_part_of_a_long_secret_in_a_parameter_is_logged(self, start_server):
+        """A pixel's parameters that contradict each other are named only without secrets."""
+        secret = "Long-And-Of-Both-Cases-" + "Xy" * 60
+        site = start_server(write_keys=(f"web:{secret}",))
+        site.get(f"/v1/pixel/track?writeKey={secret}&{secret}=1&{secret}.a=2")
+        self.check_line(site, "invalid_fields")
+        assert "[key web].a and another" in site.process.stderr
+        assert secret[:12] not in site.process.stderr
+
     def check_line(self, site, code):
         (line,) = lines(site)
         assert f"code={code} " in line

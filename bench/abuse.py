@@ -41,6 +41,7 @@ WRITE_KEY = "bench-key-0123456789abcdef"
 CONNECTIONS = 4
 ANSWER_S_MAX = 60.0
 SAMPLE_S = 0.02
+ANSWERS = {"200", "400", "401", "503"}
 P99_MS_MAX = {False: 50.0, True: 250.0}
 """By whether the attacker has a valid key."""
 PEAK_MIB_MAX = 350.0
@@ -263,6 +264,8 @@ def report(options: argparse.Namespace, attacks: list[Attack], folder: Path) -> 
         )
         if p99 > limit:
             faults.append(f"{attack}: p99 {p99:.1f} ms, the limit is {limit:g}")
+        if wrong := sorted(set(answers) - ANSWERS):
+            faults.append(f"{attack}: unexpected answers {', '.join(wrong)}")
         if failed := sum(seen.failed for seen in all_seen):
             faults.append(f"{attack}: {failed} requests of the steady client failed")
     peak = statistics.median(one.peak_mib for one in rounds)

@@ -77,6 +77,64 @@ class TestPayloads:
         assert render() == render()
 
 
+class TestAbuse:
+    @pytest.fixture
+    def bodies(self, monkeypatch):
+        monkeypatch.syspath_prepend(BENCH)
+        import abuse_bodies
+
+        return abuse_bodies
+
+    def test_no_body_is_over_the_limit(self, bodies):
+        """What is sent decompresses to at most 4 MiB, and to nearly that where it can."""
+        for unit in bodies.UNITS:
+            sizes = [
+                len(bodies.body_of(bodies.Attack(unit=unit, frame=frame, key="body"), "key"))
+                for frame in bodies.FRAMES
+            ]
+            assert max(sizes) <= bodies.BODY_BYTES_MAX
+            assert sizes[bodies.FRAMES.index("array")] > 0.95 * bodies.BODY_BYTES_MAX
+
+    @pytest.mark.parametrize("frame", ["field", "batch", "context", "integrations", "sentAt"])
+    def test_bodies_without_a_flaw_are_json(self, bodies, frame):
+        """Without a tail that breaks it, a body is the JSON that it is meant to be."""
+        attack = bodies.Attack(unit="objects", frame=frame, key="body", size=60_000)
+        read = orjson.loads(bodies.body_of(attack, "key"))
+        assert read["writeKey"] == "key"
+
+    def test_a_search_can_be_repeated(self, bodies):
+        """The same seed gives the same attacks."""
+
+        def attacks():
+            rng = random.Random(5)
+            made = [bodies.random_attack(rng, has_key=True) for _ in range(20)]
+            return [*made, *(bodies.changed(attack, rng, has_key=True) for attack in made)]
+
+        assert attacks() == attacks()
+
+    async def test_a_short_run(self, tmp_path):
+        """The command measures known and found bodies beside the steady client, and says how."""
+        options = "--tries 2 --try-s 0.1 --worst 1 --rounds 1 --seconds 0.3 --rest-s 0".split()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(BENCH / "abuse.py"),
+            *options,
+            "--scratch",
+            str(tmp_path),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        printed, _ = await process.communicate()
+        text = printed.decode()
+        rows = [line for line in text.splitlines() if line.startswith("| ") and " ms" not in line]
+        # Six known ones, and one found with a key and one without.
+        assert len(rows) == 8, text
+        assert "anonymous memory: at most " in text
+        # How long something takes on a busy machine is not this test's business.
+        faults = [line for line in text.splitlines() if line.startswith("FAULT")]
+        assert all("p99" in fault for fault in faults), text
+        assert process.returncode == bool(faults)
+
+
 class TestStoredEvents:
     @staticmethod
     def write(folder, ids):

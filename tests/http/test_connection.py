@@ -184,7 +184,10 @@ class TestHalfClosed:
         ],
     )
     def test_every_connection_is_closed_at_once(self, run, served, caplog, data):
-        """Whatever came before the end, the server closes in turn, long before a time limit."""
+        """Whatever came before the end, the server closes in turn, long before a time limit.
+
+        The log has at most the line that says what was refused.
+        """
 
         async def main():
             async with served():
@@ -192,7 +195,7 @@ class TestHalfClosed:
 
         with caplog.at_level(logging.WARNING):
             run(main())
-        assert not caplog.records
+        assert {record.name for record in caplog.records} <= {"segsrv.http.tally"}
 
     def test_the_end_may_come_later(self, run, served):
         """A connection whose client ends it while it is idle is closed."""

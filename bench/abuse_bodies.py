@@ -21,6 +21,8 @@ else:
 BODY_BYTES_MAX = 4 << 20
 """What the server takes by default, after decompression."""
 BATCH_EVENTS = 2_500
+SHARED_BYTES_MAX = 4 << 20
+"""What the events of a batch may share by default, times their number."""
 PATHS = ("/api/v1/segment", "/api/v1/segment/compat?ip_policy=strict&cookie_policy=comply")
 KEYS = ("none", "wrong", "header", "body")
 ENCODINGS = ("identity", "gzip", "deflate", "br", "zstd", "gzip members")
@@ -37,13 +39,15 @@ AGENT_WORDS = (
 class Attack:
     """One request: what its body is made of, and how it is sent.
 
-    `size` bounds the decompressed body. `chunk_bytes` is the size of a chunk, 0 for none.
+    `size` bounds the decompressed body, `shared_bytes` what the events of a batch share.
+    `chunk_bytes` is the size of a chunk, 0 for none.
     """
 
     unit: str
     frame: str
     tail: str = ""
     size: int = BODY_BYTES_MAX
+    shared_bytes: int = SHARED_BYTES_MAX // BATCH_EVENTS - 40
     encoding: str = "identity"
     chunk_bytes: int = 0
     key: str = "none"
@@ -139,8 +143,7 @@ def body_of(attack: Attack, write_key: str) -> bytes:
     if attack.frame == "names":
         names = b",".join(b'"k%d":0' % index for index in range(min(room // 12, 200_000)))
         return b"{%s" % head + b'"properties":{' + names + b'},"z":' + tail + b"}"
-    # What the events of a batch share may take 16 MiB in all of them.
-    shared_room = min(room // 4, (16 << 20) // BATCH_EVENTS - 40)
+    shared_room = min(room // 4, attack.shared_bytes)
     shared = b'{"a":[%s]}' % _filled(attack.unit, shared_room)
     if attack.frame == "context":
         names = b",".join(b'"k%d":0' % index for index in range(shared_room // 20))
@@ -223,7 +226,8 @@ KNOWN = (
     ),
     Attack(name="4 MiB of objects, gzip", unit="objects", frame="field", encoding="gzip"),
     Attack(
-        name="a context for 2,500 events, gzip",
+        name="a context of 6.6 KB for 2,500 events, gzip",
+        shared_bytes=6_600,
         unit="zeros",
         frame="context",
         encoding="gzip",

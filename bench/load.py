@@ -96,15 +96,18 @@ def prepare(
             )
             content_type, user_agent = "application/json", "analytics-node-next/latest"
         message = orjson.loads(body)
+        headers = {
+            "Authorization": authorization,
+            "Content-Type": content_type,
+            "User-Agent": user_agent,
+        }
+        if shape.events == 1:
+            # A backend's batches come from the backend, whatever users they are of.
+            headers["X-Forwarded-For"] = client.address
         requests.append(
             Prepared(
                 path=path.rstrip("/") + shape.endpoint or "/",
-                headers={
-                    "Authorization": authorization,
-                    "Content-Type": content_type,
-                    "User-Agent": user_agent,
-                    "X-Forwarded-For": client.address,
-                },
+                headers=headers,
                 body=body,
                 event_ids=tuple(e["messageId"] for e in message.get("batch", [message])),
             )

@@ -66,7 +66,6 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
     they have their keys, and in `ops_listen` the port that was picked.
     """
     _raise_file_limit()
-    allocator.keep_small()
     with contextlib.ExitStack() as stack:
         public = stack.enter_context(_listen(Address(settings.host, settings.port)))
         address = Address(settings.host, public.getsockname()[1])
@@ -147,8 +146,10 @@ async def _serve(
         gc.set_threshold(GC_THRESHOLD, 20, 100)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         logger.info("started worker=%d pid=%d", worker, os.getpid())
+        trimming = asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim")
         on_ready()
         await stop.wait()
+        trimming.cancel()
         logger.info("stopping worker=%d", worker)
 
 

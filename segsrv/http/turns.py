@@ -92,21 +92,31 @@ class Turns:
 
     async def work(self, steps: Generator[None, None, T]) -> T:
         """Run *steps*, as many in a row as STEP_S allows; return what they return."""
-        started_s = time.perf_counter()
-        while True:
-            try:
+        clock = time.perf_counter
+        began_s = started_s = clock()
+        try:
+            while True:
                 next(steps)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            finally:
-                now_s = time.perf_counter()
-                spent_s = now_s - started_s
-                if spent_s > LONG_STEP_S:
-                    self._rested_at_s = now_s + min(spent_s * REST_SHARE, REST_S_MAX)
-            if spent_s >= STEP_S:
-                await self._rest()
-                started_s = time.perf_counter()
+                now_s = clock()
+                if now_s - started_s >= STEP_S:
+                    self._rest_after(now_s - started_s)
+                    await self._rest()
+                    started_s = clock()
+        except StopIteration as end:
+            self._rest_after(clock() - started_s)
+            result: T = end.value
+            return result
+        except BaseException:
+            # Who is refused has cost the others enough: they get as much time as it took.
+            self._rest_for(clock() - began_s)
+            raise
+
+    def _rest_after(self, step_s: float) -> None:
+        if step_s > LONG_STEP_S:
+            self._rest_for(step_s * REST_SHARE)
+
+    def _rest_for(self, seconds: float) -> None:
+        self._rested_at_s = time.perf_counter() + min(seconds, REST_S_MAX)
 
     async def _rest(self) -> None:
         """Give the loop a round, and after a long step some time."""

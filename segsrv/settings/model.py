@@ -64,7 +64,7 @@ class Settings:
     body_bytes_max: int = option(4 * MIB, "one body, decompressed", low=1_000, high=256 * MIB)
     batch_events_max: int = option(2_500, "events in one batch", low=1, high=100_000)
     batch_shared_bytes_max: int = option(
-        16 * MIB,
+        4 * MIB,
         "context, integrations and sentAt of a batch, times its events",
         low=1_000,
         high=GIB,

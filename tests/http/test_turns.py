@@ -88,6 +88,25 @@ async def test_a_long_step_is_followed_by_a_rest():
     assert await rested == "next"
 
 
+async def test_a_refused_request_is_followed_by_a_rest():
+    """After a request that fails, the next large one waits a moment, however short its steps."""
+    lane = Turns()
+
+    def refused():
+        yield
+        time.sleep(0.002)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        async with lane.of("sender"):
+            await lane.work(refused())
+    rested = asyncio.create_task(in_turn(lane, [], "next", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not rested.done()
+    assert await rested == "next"
+
+
 async def test_what_fails_or_is_cancelled_lets_the_next_one_in():
     """An error, or a client that gives up, in its turn or while it waits, holds up nobody."""
     lane = Turns()

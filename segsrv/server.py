@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import errno
 import gc
-import json
 import logging
 import os
 import resource
@@ -16,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn
 
 import uvloop
 from aiohttp import web
@@ -26,6 +25,7 @@ from segsrv.addresses import Address
 from segsrv.app import create_app, create_ops_app
 from segsrv.errors import Overloaded, SegsrvError, SettingsError
 from segsrv.http.connection import Connection
+from segsrv.http.refused_connection import RefusedConnection, refusal_text
 from segsrv.http.tally import TALLY, Tally
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
@@ -47,8 +47,6 @@ With the interpreter's own 5 ms, commits and deliveries fall behind the loop tha
 """
 FILES_RESERVED = 512
 """Open files that no connection may take: the journal's, sinks', databases', refused clients'."""
-REFUSALS_WAITING_MAX = 128
-REFUSAL_WAIT_S = 1.0
 OPS_CONNECTIONS_MAX = 64
 
 
@@ -191,7 +189,7 @@ def _limited(
     assert server is not None
     loop = asyncio.get_running_loop()
     fault = Overloaded("too many connections are open")
-    refusal = _refusal(fault, settings.retry_after_s)
+    refusal = refusal_text(fault, settings.retry_after_s)
     options: dict[str, Any] = {
         "tally": tally,
         "access_log": None,
@@ -205,55 +203,10 @@ def _limited(
 
     def accept() -> asyncio.Protocol:
         if len(server.connections) >= limit:
-            return _Refusal(refusal, lambda peer: tally.refused(fault, "other", "", peer))
+            return RefusedConnection(refusal, lambda peer: tally.refused(fault, "other", "", peer))
         return Connection(server, loop=loop, **options)
 
     return accept
-
-
-class _Refusal(asyncio.Protocol):
-    """Answers before anything is read, and waits a moment for the client to close.
-
-    Closing at once, with the client's request unread, would reset the connection, and the answer
-    might be lost. Only a few wait at a time, so that a flood of clients takes no more files.
-    """
-
-    _waiting = 0
-
-    def __init__(self, answer: bytes, count: Callable[[str], None]) -> None:
-        self._answer = answer
-        self._count = count
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are of no class of asyncio's.
-        transport = cast("asyncio.Transport", transport)
-        transport.write(self._answer)
-        peer = transport.get_extra_info("peername")
-        self._count(str(peer[0]) if isinstance(peer, tuple) else "")
-        if _Refusal._waiting >= REFUSALS_WAITING_MAX or not transport.can_write_eof():
-            transport.close()
-            return
-        transport.write_eof()
-        _Refusal._waiting += 1
-        self._timer = asyncio.get_running_loop().call_later(REFUSAL_WAIT_S, transport.abort)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            _Refusal._waiting -= 1
-
-
-def _refusal(fault: Overloaded, retry_after_s: int) -> bytes:
-    text = str(fault)
-    body = json.dumps(
-        {"status": "error", "code": fault.code, "message": text, "error": text}
-    ).encode()
-    return (
-        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\nRetry-After: %d\r\nX-RateLimit-Reset: %d\r\n"
-        b"Connection: close\r\n\r\n%s" % (len(body), retry_after_s, retry_after_s, body)
-    )
 
 
 class _Workers:

@@ -305,7 +305,7 @@ class TestLimits:
         answer = site.post(batch)
 
         assert (answer.status, answer.json()["code"]) == (400, "batch_too_large")
-        assert str(16 << 20) in answer.json()["message"]
+        assert str(4 << 20) in answer.json()["message"]
 
     def test_a_body_that_stops_coming_is_ended(self, new_site):
         """A sender that stops in the middle of its body is answered in time and cut off."""

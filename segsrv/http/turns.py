@@ -3,9 +3,10 @@
 Turns go round by sender: of those who wait, each has one before anybody has a second. So a client
 with a hundred large requests keeps another one's waiting for one of them, not for all.
 
-A step is work that nothing interrupts. After a long one, which only a parser's can be, the loop is
-left to the others for a moment. A small request needs several rounds of the loop until its answer
-is out, and each of them would else be behind another long step.
+A step is work that nothing interrupts. After a long one, such as a parser's, the loop is left to
+the others for a moment, and after a request that is refused for as long as that took. A small
+request needs several rounds of the loop until its answer is out, and each of them would else be
+behind another step.
 """
 
 from __future__ import annotations

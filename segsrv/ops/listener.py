@@ -20,7 +20,8 @@ def ops_application(health: Health, openapi: OpenApi) -> web.Application:
     app.router.add_get("/ready", health.ready_in_detail)
     app.router.add_get("/metrics", health.metrics)
     app.router.add_get(OPENAPI_PATH, openapi.get)
-    app.router.add_route("*", "/{path:.*}", _elsewhere)
+    # A target may hold an encoded line end, which a dot does not match.
+    app.router.add_route("*", r"/{path:[\s\S]*}", _elsewhere)
     return app
 
 

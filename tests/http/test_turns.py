@@ -70,8 +70,11 @@ async def test_short_steps_are_taken_in_a_row(monkeypatch):
     assert rounds < 5
 
 
-async def test_a_long_step_is_followed_by_a_rest():
+async def test_a_long_step_is_followed_by_a_rest(monkeypatch):
     """After a step that nothing could interrupt, the next large request waits a moment."""
+    # Long enough that a busy machine can't make it look like no rest at all.
+    monkeypatch.setattr(turns, "REST_SHARE", 1_000)
+    monkeypatch.setattr(turns, "REST_S_MAX", 0.5)
     lane = Turns()
 
     def long_step():
@@ -88,13 +91,15 @@ async def test_a_long_step_is_followed_by_a_rest():
     assert await rested == "next"
 
 
-async def test_a_refused_request_is_followed_by_a_rest():
-    """After a request that fails, the next large one waits a moment, however short its steps."""
+async def test_a_refused_request_is_followed_by_a_rest(monkeypatch):
+    """After a request that fails, the next large one waits for as long as that one took."""
+    monkeypatch.setattr(turns, "LONG_STEP_S", 60)
+    monkeypatch.setattr(turns, "REST_S_MAX", 0.5)
     lane = Turns()
 
     def refused():
         yield
-        time.sleep(0.002)
+        time.sleep(0.5)
         raise LookupError
 
     with pytest.raises(LookupError):

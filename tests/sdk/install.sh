@@ -4,21 +4,13 @@
 # current one comes with the project's `test` extra. Running it again costs next to nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+source ../debian.sh
 
 packages=()
 command -v node >/dev/null || packages+=(nodejs)
 command -v npm >/dev/null || packages+=(npm)
 command -v go >/dev/null || packages+=(golang-go)
-if ((${#packages[@]})); then
-    as_root=()
-    if ((EUID != 0)); then
-        as_root=(sudo)
-    fi
-    export DEBIAN_FRONTEND=noninteractive
-    "${as_root[@]}" apt-get update -qq
-    # dpkg has no quiet mode of its own; errors still arrive on stderr.
-    "${as_root[@]}" apt-get install -qq --yes --no-install-recommends "${packages[@]}" >/dev/null
-fi
+install_packages "${packages[@]}"
 
 # npm writes this file last, so it says which lock the installed packages belong to.
 if [[ ! node/node_modules/.package-lock.json -nt node/package-lock.json ]]; then

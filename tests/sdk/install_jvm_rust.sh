@@ -4,12 +4,7 @@
 # again costs next to nothing, and needs no network.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-
-as_root=()
-if ((EUID != 0)); then
-    as_root=(sudo)
-fi
-export DEBIAN_FRONTEND=noninteractive
+source ../debian.sh
 
 has_openssl() { pkg-config --exists openssl 2>/dev/null; }
 
@@ -21,21 +16,16 @@ command -v cc >/dev/null || packages+=(gcc libc6-dev)
 command -v pkg-config >/dev/null || packages+=(pkg-config)
 # The Rust SDK speaks TLS through it.
 has_openssl || packages+=(libssl-dev)
-needs_cargo=false
-command -v cargo >/dev/null || needs_cargo=true
-if ((${#packages[@]})) || $needs_cargo; then
-    "${as_root[@]}" apt-get update -qq
-    if $needs_cargo; then
-        # Debian 12 has a Cargo of 2022, too old for what the SDK builds on, and beside it this one.
-        if [[ -n $(apt-cache search --names-only '^cargo-web$') ]]; then
-            packages+=(cargo-web)
-        else
-            packages+=(cargo)
-        fi
+if ! command -v cargo >/dev/null; then
+    update_packages
+    # Debian 12 has a Cargo of 2022, too old for what the SDK builds on, and beside it this one.
+    if [[ -n $(apt-cache search --names-only '^cargo-web$') ]]; then
+        packages+=(cargo-web)
+    else
+        packages+=(cargo)
     fi
-    # dpkg has no quiet mode of its own; errors still arrive on stderr.
-    "${as_root[@]}" apt-get install -qq --yes --no-install-recommends "${packages[@]}" >/dev/null
 fi
+install_packages "${packages[@]}"
 
 # Says whether a client must be built: it never was, or its sources (the other arguments) are newer.
 is_stale() {

@@ -70,6 +70,14 @@ async def test_short_steps_are_taken_in_a_row(monkeypatch):
     assert rounds < 5
 
 
+async def check_that_the_next_one_waits(lane):
+    waiting = asyncio.create_task(in_turn(lane, [], "next", 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert await waiting == "next"
+
+
 async def test_a_long_step_is_followed_by_a_rest(monkeypatch):
     """After a step that nothing could interrupt, the next large request waits a moment."""
     # Long enough that a busy machine can't make it look like no rest at all.
@@ -84,11 +92,7 @@ async def test_a_long_step_is_followed_by_a_rest(monkeypatch):
 
     async with lane.of("sender"):
         assert await lane.work(long_step()) == "done"
-    rested = asyncio.create_task(in_turn(lane, [], "next", 1))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert not rested.done()
-    assert await rested == "next"
+    await check_that_the_next_one_waits(lane)
 
 
 async def test_a_refused_request_is_followed_by_a_rest(monkeypatch):
@@ -105,11 +109,7 @@ async def test_a_refused_request_is_followed_by_a_rest(monkeypatch):
     with pytest.raises(LookupError):
         async with lane.of("sender"):
             await lane.work(refused())
-    rested = asyncio.create_task(in_turn(lane, [], "next", 1))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert not rested.done()
-    assert await rested == "next"
+    await check_that_the_next_one_waits(lane)
 
 
 async def test_what_fails_or_is_cancelled_lets_the_next_one_in():

@@ -14,12 +14,12 @@ from typing import NoReturn
 from segsrv import logs, server
 from segsrv.delivery.station import journal_dir
 from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError
+from segsrv.files import obstacle
 from segsrv.geoip import download
 from segsrv.geoip.databases import describe as describe_databases
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors
-from segsrv.journal.files import obstacle
 from segsrv.settings import Settings, sources
 from segsrv.sinks import make_sink, sink_names
 from segsrv.tls import Certificate

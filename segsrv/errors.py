@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class SegsrvError(Exception):
     """Base of every error that segsrv raises on purpose.
@@ -105,7 +107,20 @@ class SinkUnavailable(SegsrvError):
     code = "sink_unavailable"
 
 
+class SinkMisconfigured(SegsrvError):
+    """The sink takes nothing as it is configured; tried again seldom, until somebody mends it."""
+
+    code = "sink_misconfigured"
+
+
 class SinkRejected(SegsrvError):
-    """The sink refuses the batch for good; trying again can't help."""
+    """The sink refuses events for good; trying again can't help.
+
+    `indexes` says which of the batch they are, where the sink knows, else it is empty.
+    """
 
     code = "sink_rejected"
+
+    def __init__(self, message: str = "", *, indexes: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.indexes = tuple(indexes)

@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 
 from segsrv.errors import SettingsError
-from segsrv.journal.files import Version, file_version
+from segsrv.files import Version, file_version
 
 logger = logging.getLogger(__name__)
 

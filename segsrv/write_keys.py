@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 
 from segsrv.errors import DataDirUnusable, SettingsError
-from segsrv.journal.files import make_dir, replace_file
+from segsrv.files import make_dir, replace_file
 from segsrv.settings import Key, Settings
 
 FILE_NAME = "write-key"

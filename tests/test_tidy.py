@@ -15,6 +15,7 @@ FUNCTION_LINES_MAX = 60
 # A room may import the rooms that stand before it, and itself.
 ROOMS = [
     "errors",
+    "files",
     "addresses",
     "settings",
     "events",

@@ -14,12 +14,13 @@ from typing import TypeVar
 import orjson
 
 from segsrv.errors import SinkRejected, SinkUnavailable, Unavailable
+from segsrv.files import FILE_MODE
 from segsrv.journal import cursor as cursors
+from segsrv.journal import facts
 from segsrv.journal.cursor import Cursor
 from segsrv.journal.dead_letters import DeadLetters
-from segsrv.journal.files import FILE_MODE
-from segsrv.journal.log import Batch, SegmentLog
-from segsrv.sinks.base import Sink
+from segsrv.journal.log import Chunk, SegmentLog
+from segsrv.sinks.base import Batch, Sink
 
 logger = logging.getLogger(__name__)
 
@@ -113,20 +114,20 @@ class Shipper:
     async def _run(self) -> None:
         await self._until_taken(self.sink.open)
         if self._cursor.end > self._cursor.start:
-            batch = await self._read(self._cursor.start, end=self._cursor.end)
-            await self._deliver(batch)
+            chunk = await self._read(self._cursor.start, end=self._cursor.end)
+            await self._deliver(chunk)
         while True:
             await self._linger()
             if self._log.end <= self.position:
                 if self._stopping.is_set():
                     return
                 continue
-            batch = await self._read(self.position)
-            if not batch.events:
-                await self._save(Cursor(batch.end, batch.end, self._cursor.placement))
+            chunk = await self._read(self.position)
+            if not chunk.events:
+                await self._save(Cursor(chunk.end, chunk.end, self._cursor.placement))
                 continue
-            await self._plan(batch)
-            await self._deliver(batch)
+            await self._plan(chunk)
+            await self._deliver(chunk)
 
     async def _linger(self) -> None:
         """Wait until there is something, then a little longer for a fuller batch."""
@@ -142,13 +143,15 @@ class Shipper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._flush_interval_s)
 
-    async def _plan(self, batch: Batch) -> None:
+    async def _plan(self, chunk: Chunk) -> None:
         """Write down what is about to be sent where, before any of it is."""
+        batch = self._batch(chunk)
         placement = await self._until_taken(lambda: self.sink.plan(batch, self._cursor.placement))
-        await self._save(Cursor(batch.start, batch.end, placement))
+        await self._save(Cursor(chunk.start, chunk.end, placement))
 
-    async def _deliver(self, batch: Batch) -> None:
+    async def _deliver(self, chunk: Chunk) -> None:
         placement = self._cursor.placement
+        batch = self._batch(chunk)
         try:
             await self._until_taken(lambda: self.sink.send(batch, placement))
         except SinkRejected as error:
@@ -156,11 +159,19 @@ class Shipper:
         else:
             self.stats.batches += 1
             self.stats.events += batch.events
-        self._cursor = Cursor(batch.end, batch.end, placement)
+        self._cursor = Cursor(chunk.end, chunk.end, placement)
         if self.lag_bytes == 0:
             await self._save(self._cursor)
         # Else the next batch is planned at once, and saves with its own range that this one is
         # done. Sent again after a crash in between, it has the same placement.
+
+    def _batch(self, chunk: Chunk) -> Batch:
+        return Batch(
+            f"{self.name}-{chunk.start:020d}",
+            [chunk.lines],
+            chunk.events,
+            lambda: list(facts.each(facts.of_lines(chunk.lines))),
+        )
 
     async def _until_taken(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try until it works, with capped exponential backoff and jitter, for ever."""
@@ -204,16 +215,16 @@ class Shipper:
                     "reason": "sink_rejected",
                     "message": str(error),
                     "sink": self.name,
-                    "item": orjson.Fragment(line),
+                    "item": orjson.Fragment(line[:-1]),
                 }
             )
             + b"\n"
-            for line in batch.lines.splitlines()
+            for line in batch.lines()
         ]
         self.stats.rejected_events += len(letters)
         await self._until_taken(lambda: asyncio.to_thread(self._dead_letters.append, letters))
 
-    async def _read(self, position: int, *, end: int | None = None) -> Batch:
+    async def _read(self, position: int, *, end: int | None = None) -> Chunk:
         return await self._until_taken(
             lambda: asyncio.to_thread(
                 self._log.read, position, bytes_max=self._flush_bytes_max, end=end

@@ -12,9 +12,9 @@ from typing import Any
 from segsrv.delivery.loop_thread import LoopThread
 from segsrv.delivery.shipper import Shipper
 from segsrv.errors import JournalFault
+from segsrv.files import make_dir, obstacle, set_dir_mode
 from segsrv.journal import cursor as cursors
 from segsrv.journal.dead_letters import DeadLetters
-from segsrv.journal.files import make_dir, obstacle, set_dir_mode
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings

@@ -14,7 +14,7 @@ import maxminddb
 
 from segsrv.errors import SettingsError
 from segsrv.events.geo import Geo
-from segsrv.journal.files import FILE_MODE, Version, file_version, make_dir
+from segsrv.files import FILE_MODE, Version, file_version, make_dir
 
 logger = logging.getLogger(__name__)
 

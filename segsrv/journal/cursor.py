@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segsrv.errors import SegsrvError
-from segsrv.journal.files import FILE_MODE, make_dir, replace_file
+from segsrv.files import FILE_MODE, make_dir, replace_file
 
 
 class CursorUnreadable(SegsrvError):

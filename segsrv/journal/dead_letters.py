@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from segsrv.errors import JournalFault, JournalFull
-from segsrv.journal.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
+from segsrv.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
 
 FILES = 16
 NUMBER_DIGITS = 8

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from segsrv.errors import DataDirInUse
-from segsrv.journal.files import FILE_MODE, open_file
+from segsrv.files import FILE_MODE, open_file
 
 
 def take(path: Path, file_mode: int = FILE_MODE) -> int:

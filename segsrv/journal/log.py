@@ -27,8 +27,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from segsrv.errors import JournalFault, JournalFull, Unavailable
+from segsrv.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
 from segsrv.journal import frame, lock
-from segsrv.journal.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Segment:
 
 
 @dataclass(slots=True, frozen=True)
-class Batch:
+class Chunk:
     """Consecutive frames read back: positions, event count and their NDJSON lines."""
 
     start: int
@@ -154,7 +154,7 @@ class SegmentLog:
         """Write an empty frame, to learn whether the disk works again; raises as `append`."""
         self.append(b"", PROBE_EVENTS)
 
-    def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Batch:
+    def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Chunk:
         """Return frames from *position* on: at least one if there is one, else about *bytes_max*.
 
         With *end*, return exactly the frames up to there. Damaged frames are set aside and skipped,
@@ -175,13 +175,13 @@ class SegmentLog:
             position = segment.base
         limit = segment.end if end is None else min(segment.end, end)
         if position >= limit:
-            return Batch(position, position, 0, b"")
+            return Chunk(position, position, 0, b"")
         try:
             size = limit - position if end else bytes_max
             buffer = self._read_frames(segment, position, limit, size)
         except FileNotFoundError:
             self._miss(segment, limit - position)
-            return Batch(position, limit, 0, b"")
+            return Chunk(position, limit, 0, b"")
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(segment.path)) from error
         return self._collect(segment, position, buffer, is_last=position + len(buffer) == limit)
@@ -323,7 +323,7 @@ class SegmentLog:
             os.close(fd)
         return buffer
 
-    def _collect(self, segment: Segment, position: int, buffer: bytes, *, is_last: bool) -> Batch:
+    def _collect(self, segment: Segment, position: int, buffer: bytes, *, is_last: bool) -> Chunk:
         view = memoryview(buffer)
         parts: list[memoryview] = []
         events = end = 0
@@ -340,7 +340,7 @@ class SegmentLog:
             # Up to here everything was acknowledged, so a rest that is no frame is damage too.
             self._set_aside(segment, position - segment.base + end, view[end:])
             end = len(buffer)
-        return Batch(position, position + end, events, b"".join(parts))
+        return Chunk(position, position + end, events, b"".join(parts))
 
     def _miss(self, segment: Segment, size: int) -> None:
         if segment.path not in self._missing:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from segsrv.journal.files import FILE_MODE, make_dir, replace_file
+from segsrv.files import FILE_MODE, make_dir, replace_file
 
 logger = logging.getLogger(__name__)
 

@@ -1,21 +1,71 @@
-"""The one protocol of all sinks."""
+"""The one protocol of all sinks, and what they are given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
-from segsrv.journal.log import Batch
+from segsrv.journal.facts import Facts
 
 Placement = dict[str, Any]
 """What a sink needs to send the same batch again without a second effect; JSON, kept on disk."""
+PLACEMENT_BYTES_MAX = 16 << 10
+
+Lines = bytes | memoryview
+
+
+class Batch:
+    """Events for a sink: whole lines of NDJSON, in order, and what is known of each.
+
+    `id` is the same whenever the same events are sent again, after a time-out or a crash, and
+    belongs to no other batch: up to 100 characters of `A-Za-z0-9._-`. `parts` are pieces of NDJSON
+    of at least one line each; they may be written one after the other as they are.
+    """
+
+    def __init__(
+        self,
+        batch_id: str,
+        parts: Sequence[Lines],
+        events: int,
+        load_facts: Callable[[], list[Facts]],
+    ) -> None:
+        self.id = batch_id
+        self.parts = tuple(parts)
+        self.events = events
+        self._load_facts = load_facts
+
+    @cached_property
+    def facts(self) -> list[Facts]:
+        """One entry an event, in order; read only when a sink asks."""
+        return self._load_facts()
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of all lines."""
+        return sum(map(len, self.parts))
+
+    @cached_property
+    def content(self) -> bytes:
+        """All lines in one piece: a copy, unless there is one part of bytes."""
+        return b"".join(self.parts)
+
+    def lines(self) -> list[bytes]:
+        """Return the lines one by one, each with its newline."""
+        return self.content.splitlines(keepends=True)
 
 
 class Sink(Protocol):
-    """Takes batches of NDJSON lines, one at a time and in order.
+    """Takes batches, one at a time and in order.
 
-    The shipper calls `plan`, puts what it returns on stable storage with the batch's range, and
-    then calls `send` until it succeeds. After a crash it calls `send` again with the same range and
-    the same placement, so a sink that is idempotent for a placement stores every event once.
+    Delivery calls `plan`, puts what it returns on stable storage with the batch's range, and then
+    calls `send` until it succeeds. After a crash it calls `send` again with the same events, the
+    same `batch.id` and the same placement, so a sink that is idempotent for one of these stores
+    every event once. A call that takes longer than the sink's time limit is cancelled, and what it
+    did is unknown: it is made again, as after a crash.
+
+    When `send` raises SinkRejected, delivery sends the batch in parts, each under an id of its own
+    that is made from the batch's, until what is refused is found and set aside.
     """
 
     async def check(self) -> None:
@@ -27,22 +77,27 @@ class Sink(Protocol):
         """
 
     async def open(self) -> None:
-        """Get ready; called once, before the first `plan`.
+        """Get ready; called before the first `plan`, and again after it failed.
 
         Raises:
             SinkUnavailable: Not now; it is called again later.
+            SinkMisconfigured: Not as it is configured; it is called again, seldom.
 
         """
 
     async def plan(self, batch: Batch, last: Placement) -> Placement:
-        """Say where *batch* will go, given the placement of the batch before it ({} for none)."""
+        """Say where *batch* will go, given the placement of the batch before it ({} for none).
+
+        What is returned takes at most PLACEMENT_BYTES_MAX as JSON.
+        """
 
     async def send(self, batch: Batch, placement: Placement) -> None:
         """Deliver *batch*; when this returns, the events are safe in the sink.
 
         Raises:
             SinkUnavailable: Not now; it is called again with the same arguments.
-            SinkRejected: Never; the batch becomes dead letters.
+            SinkMisconfigured: Not as the sink is configured; it is called again, seldom.
+            SinkRejected: Never these events; `indexes` names them where that is known.
 
         """
 

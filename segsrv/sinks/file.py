@@ -1,4 +1,4 @@
-"""One JSON object a line, in files by day: `<root>/2026-11-23/w0-<position>-<mark>.ndjson`.
+"""One JSON object a line, in files by day: `<root>/2026-11-23/w0-<batch>-<mark>.ndjson`.
 
 The mark is random: a file that another server, or this one before its journal was removed, wrote
 for the same position is never taken for this one and cut off.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from segsrv.errors import SinkUnavailable
-from segsrv.journal.files import (
+from segsrv.files import (
     FILE_MODE,
     make_dir,
     obstacle,
@@ -25,9 +25,8 @@ from segsrv.journal.files import (
     sync_dir,
     write_all,
 )
-from segsrv.journal.log import Batch
 from segsrv.settings import Settings
-from segsrv.sinks.base import Placement
+from segsrv.sinks.base import Batch, Placement
 
 MARK_BYTES = 4
 
@@ -105,19 +104,19 @@ class FileSink:
             # A file that was moved away or emptied must not be continued behind a hole.
             is_there = path.exists() and path.stat().st_size >= offset
             if is_there and offset < self._file_bytes_max:
-                return {"file": last["file"], "offset": offset, "bytes": len(batch.lines)}
+                return {"file": last["file"], "offset": offset, "bytes": batch.size}
         mark = secrets.token_hex(MARK_BYTES)
-        name = f"{day}/w{self._worker}-{batch.start:020d}-{mark}.ndjson"
-        return {"file": name, "offset": 0, "bytes": len(batch.lines)}
+        name = f"{day}/w{self._worker}-{batch.id}-{mark}.ndjson"
+        return {"file": name, "offset": 0, "bytes": batch.size}
 
     def _write(self, batch: Batch, placement: Placement) -> None:
         path, offset = self.root / placement["file"], placement["offset"]
         if offset and not (path.exists() and path.stat().st_size >= offset):
             # The operator took the file away after the batch was planned. A file of its own can be
             # written again from its first byte, which what is left of the other one can't.
-            path, offset = path.with_name(f"{path.stem}-{batch.start}{path.suffix}"), 0
+            path, offset = path.with_name(f"{path.stem}-{batch.id}{path.suffix}"), 0
         planned_bytes = placement["bytes"]
-        if len(batch.lines) < planned_bytes and _has_lines(path, offset, planned_bytes):
+        if batch.size < planned_bytes and _has_lines(path, offset, planned_bytes):
             return
         flags = os.O_WRONLY | os.O_APPEND
         if offset == 0:
@@ -128,7 +127,7 @@ class FileSink:
         try:
             os.ftruncate(fd, offset)
             try:
-                write_all(fd, [batch.lines])
+                write_all(fd, batch.parts)
                 os.fdatasync(fd)
             except OSError:
                 # Readers of the file should not see half a line until the next try succeeds.

@@ -165,7 +165,7 @@ def test_a_folder_of_another_user_is_one_line(tmp_path):
     closed.chmod(0)
     try:
         program = (
-            "import os, sys; from pathlib import Path; from segsrv.journal.files import obstacle;"
+            "import os, sys; from pathlib import Path; from segsrv.files import obstacle;"
             "os.getuid() or os.setuid(65534); print(obstacle(Path(sys.argv[1])))"
         )
         ended = subprocess.run(

@@ -8,8 +8,8 @@ from typing import Any
 
 from segsrv.delivery.shipper import Shipper
 from segsrv.journal.dead_letters import DeadLetters
-from segsrv.journal.log import Batch, SegmentLog
-from segsrv.sinks.base import Placement, Sink
+from segsrv.journal.log import SegmentLog
+from segsrv.sinks.base import Batch, Placement, Sink
 
 GRACE_S = 10.0
 
@@ -30,7 +30,7 @@ class MemorySink:
 
     @property
     def lines(self) -> list[bytes]:
-        return b"".join(batch.lines for batch, _placement in self.sent).splitlines(keepends=True)
+        return b"".join(batch.content for batch, _placement in self.sent).splitlines(keepends=True)
 
     async def check(self) -> None:
         """Nothing can be wrong with a list."""

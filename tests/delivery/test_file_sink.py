@@ -3,17 +3,16 @@
 import asyncio
 import os
 import shutil
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from segsrv.errors import SinkUnavailable
+from segsrv.files import write_all
 from segsrv.journal import cursor as cursors
-from segsrv.journal.files import write_all
-from segsrv.journal.log import Batch
 from segsrv.sinks import file as file_module
+from segsrv.sinks.base import Batch
 from segsrv.sinks.file import FileSink
 from tests.delivery.shipping import append, open_log, shipping
 from tests.waiting import until
@@ -32,8 +31,11 @@ async def sink(tmp_path):
 
 def batch(*numbers: int) -> Batch:
     lines = b"".join(b'{"n":%d}\n' % number for number in numbers)
-    start = numbers[0] * 100
-    return Batch(start, start + len(lines), len(numbers), lines)
+    return of_lines(lines, f"test-{numbers[0]}")
+
+
+def of_lines(lines: bytes, batch_id: str = "test-3") -> Batch:
+    return Batch(batch_id, [lines], lines.count(b"\n"), list)
 
 
 def stored(root: Path) -> list[bytes]:
@@ -218,7 +220,7 @@ class TestDamagedJournal:
         planned = await put(sink, batch(3, 4, 5), placement)
         expected = stored(tmp_path)
 
-        await sink.send(replace(batch(3, 4, 5), lines=left), planned)
+        await sink.send(of_lines(left), planned)
         assert stored(tmp_path) == expected
 
         await put(sink, batch(6), planned)
@@ -230,7 +232,7 @@ class TestDamagedJournal:
         take_away(tmp_path / "events" / planned["file"], "moved")
         await sink.send(batch(3, 4), planned)
 
-        await sink.send(replace(batch(3, 4), lines=b'{"n":4}\n'), planned)
+        await sink.send(of_lines(b'{"n":4}\n'), planned)
 
         assert stored(tmp_path) == [b'{"n":3}\n', b'{"n":4}\n']
 
@@ -243,7 +245,7 @@ class TestDamagedJournal:
         with (tmp_path / "events" / planned["file"]).open("ab") as file:
             file.write(found)
 
-        await sink.send(replace(batch(3, 4, 5), lines=b'{"n":5}\n'), planned)
+        await sink.send(of_lines(b'{"n":5}\n'), planned)
 
         assert stored(tmp_path) == [b'{"n":1}\n', b'{"n":5}\n']
 

@@ -11,8 +11,8 @@ import maxminddb
 import pytest
 
 from segsrv.errors import SettingsError
+from segsrv.files import file_version
 from segsrv.geoip.databases import Databases
-from segsrv.journal.files import file_version
 from tests.mmdb import mmdb_bytes, write_mmdb
 from tests.waiting import until
 

@@ -14,7 +14,7 @@ import pytest
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
 from segsrv.journal import log as log_module
 from segsrv.journal.frame import HEADER_BYTES
-from segsrv.journal.log import Batch, SegmentLog
+from segsrv.journal.log import Chunk, SegmentLog
 from tests.journal.segment_logs import (
     READ_BYTES,
     drain,
@@ -43,15 +43,15 @@ class TestAppendAndRead:
             middle = log.end
             log.append(b"3\n", 1)
 
-            assert log.read(0, bytes_max=READ_BYTES) == Batch(0, log.end, 3, b"1\n2\n3\n")
-            assert log.read(middle, bytes_max=READ_BYTES) == Batch(middle, log.end, 1, b"3\n")
+            assert log.read(0, bytes_max=READ_BYTES) == Chunk(0, log.end, 3, b"1\n2\n3\n")
+            assert log.read(middle, bytes_max=READ_BYTES) == Chunk(middle, log.end, 1, b"3\n")
 
     def test_read_at_the_end_returns_nothing(self, tmp_path):
         """A reader that has everything gets an empty batch where it stands."""
         with opened(tmp_path) as log:
             log.append(b"1\n", 1)
 
-            assert log.read(log.end, bytes_max=READ_BYTES) == Batch(log.end, log.end, 0, b"")
+            assert log.read(log.end, bytes_max=READ_BYTES) == Chunk(log.end, log.end, 0, b"")
 
     @pytest.mark.parametrize("bytes_max", [1, HEADER_BYTES, HEADER_BYTES + 1, 200])
     def test_a_frame_larger_than_bytes_max_is_read_whole(self, tmp_path, bytes_max):
@@ -81,7 +81,7 @@ class TestAppendAndRead:
                 for last in range(first, 6):
                     batch = log.read(start, bytes_max=1, end=ends[last])
                     expected = b"".join(lines(*range(first, last + 1)))
-                    assert batch == Batch(start, ends[last], last - first + 1, expected)
+                    assert batch == Chunk(start, ends[last], last - first + 1, expected)
 
 
 class TestRoll:
@@ -269,7 +269,7 @@ class TestRemovedFile:
 
             batch = log.read(size, bytes_max=1, end=3 * size)
 
-        assert batch == Batch(size, 3 * size, 0, b"")
+        assert batch == Chunk(size, 3 * size, 0, b"")
 
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path, monkeypatch):
         """A disk's error is raised, for another try, and says which file it is about."""

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from segsrv.journal.files import make_dir, open_file, replace_file, set_dir_mode
+from segsrv.files import make_dir, open_file, replace_file, set_dir_mode
 
 NEW = os.O_CREAT | os.O_WRONLY
 

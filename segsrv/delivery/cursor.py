@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from segsrv.files import FILE_MODE, make_dir
-from segsrv.journal.slots import SlotFile
+from segsrv.files import FILE_MODE
+from segsrv.journal import slots
+from segsrv.journal.slots import SlotFile, Slots
 from segsrv.sinks.base import Placement
 
 logger = logging.getLogger(__name__)
@@ -87,24 +88,23 @@ class CursorFile:
     def __init__(self, path: Path, file_mode: int = FILE_MODE) -> None:
         self.path = path
         self.damaged = 0
-        self._file_mode = file_mode
-        self._file: SlotFile | None = None
+        self._file = SlotFile(path, file_mode=file_mode)
         self._kept: list[Cursor] = []
 
     def load(self) -> Cursor | None:
-        """Return the newest sound cursor; None if there is none, and all is to be delivered."""
-        newest, older, self.damaged = read(self.path)
+        """Return the newest sound cursor; None if there is none, and all is to be delivered.
+
+        The file is made now, if it can be: saves need no room then.
+        """
+        newest, older, self.damaged = _decoded(self._file.load())
         self._kept = [cursor for cursor in (newest, older) if cursor is not None]
         if self.damaged:
-            what = "going on from the one before" if self._kept else "delivering again what is held"
+            what = "going on from another one" if self._kept else "delivering again what is held"
             logger.error("cursor: damaged, %s file=%s", what, self.path.name)
         return self._kept[0] if self._kept else None
 
     def save(self, cursor: Cursor) -> None:
         """Put *cursor* on stable storage in place of the older of the two."""
-        if self._file is None:
-            make_dir(self.path.parent, self._file_mode)
-            self._file = SlotFile(self.path, file_mode=self._file_mode)
         self._file.save(cursor.encode())
         self._kept = [cursor, *self._kept[:1]]
 
@@ -120,31 +120,33 @@ class CursorFile:
         return min(known, default=0)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
 
 def read(path: Path) -> tuple[Cursor | None, Cursor | None, int]:
-    """Return the newest and the older cursor of a file, and how many damaged ones it holds."""
-    if not path.exists():
-        return None, None, 0
-    file = SlotFile(path)
-    try:
-        slots = file.load()
-    finally:
-        file.close()
-    damaged = slots.damaged
-    cursors: list[Cursor | None] = []
-    for data in (slots.newest, slots.older):
+    """Return the newest and the older cursor of a file, and how many damaged ones it holds.
+
+    Changes nothing, so that it may be asked beside the server that writes the file.
+
+    Raises:
+        OSError: The disk refused to read.
+
+    """
+    return _decoded(slots.read(path))
+
+
+def _decoded(kept: Slots) -> tuple[Cursor | None, Cursor | None, int]:
+    damaged = kept.damaged
+    found: list[Cursor | None] = []
+    for data in (kept.newest, kept.older):
         cursor = None
         if data is not None:
             try:
                 cursor = Cursor.decode(data)
             except ValueError:
                 damaged += 1
-        cursors.append(cursor)
-    newest, older = cursors
+        found.append(cursor)
+    newest, older = found
     if newest is None:
         newest, older = older, None
     return newest, older, damaged

@@ -18,16 +18,15 @@ from segsrv.delivery.shipper import Limits, Shipper
 from segsrv.delivery.source import Source
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.settings import Settings
-from segsrv.sinks.registry import Built, build
+from segsrv.sinks.registry import Built
 
 logger = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.25
 SET_ASIDE_AT = 0.8
-"""The part of a journal's limit at which a sink that may be set aside is, before events are
-refused."""
+"""The part of a journal's limit at which it stops waiting for a sink that allows that."""
 TAKE_AGAIN_AT = 0.95
-"""The part of a sink's limit at which events are taken again that were refused for it."""
+"""The part of a sink's limit below which events are taken again."""
 
 
 class Delivery:
@@ -35,20 +34,29 @@ class Delivery:
 
     `full_sink` is that sink's number, counted from 1; `on_waiting` is called when a shipper is about
     to wait. *owner* tells several deliveries of one data directory apart; one that has all journals has
-    none. `refusal` says, for any thread to read, why events should be refused for a sink's sake.
+    none. *guard* raises OSError when the data directory is no longer this server's. `refusal` says, for any thread to read, why events should be refused for a sink's sake.
     """
 
-    def __init__(self, settings: Settings, sources: Sequence[Source], *, owner: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        built: Sequence[Built],
+        sources: Sequence[Source],
+        *,
+        owner: str = "",
+        guard: Callable[[], None],
+    ) -> None:
+        self.built = list(built)
         self.sources = list(sources)
         self.refusal: str | None = None
         self.full_sink = 0
         self.on_waiting: Callable[[], None] = lambda: None
         self._settings = settings
         self._owner = owner
+        self._guard = guard
         self._file_mode = int(settings.file_mode, 8)
         self._watch: asyncio.Task[None] | None = None
         self._asides: dict[str, SetAside] = {}
-        self.built = build(settings)
         self.shippers = [self._shipper(built) for built in self.built]
 
     async def start(self) -> None:
@@ -137,6 +145,7 @@ class Delivery:
             limits=Limits(config.batch_events_max, config.batch_bytes_max, config.batch_interval_s),
             picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
             inherit=lambda: inherit(state, built.cursor_name, path, journals),
+            guard=self._guard,
         )
 
     async def _watch_lags(self) -> None:

@@ -73,6 +73,7 @@ class Shipper:
         picks: Filter | None = None,
         judge: Judge | None = None,
         inherit: Callable[[], Inheritance] = Inheritance,
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.sink = sink
@@ -88,6 +89,7 @@ class Shipper:
         self._picks = picks or Filter()
         self._judge = judge
         self._inherit = inherit
+        self._guard = guard
         self._marks: dict[str, tuple[str, Mark]] = {}
         self._placement: Placement = {}
         self._oldest_ms = 0
@@ -315,7 +317,7 @@ class Shipper:
             name: Span(journal_id, mark, mark) for name, (journal_id, mark) in self._marks.items()
         }
         cursor = Cursor({**now, **(spans or {})}, self._placement)
-        await self._on_disk(lambda: self._cursor_file.save(cursor))
+        await self._on_disk(lambda: self._put(cursor))
         self._is_unsaved = False
         self._saved_at = time.monotonic()
         if self.on_advance is not None:
@@ -324,6 +326,11 @@ class Shipper:
             except Exception:
                 # The batch is delivered; what the journal then does can't stop the next one.
                 logger.exception("sink: the journal was not released sink=%s", self.name)
+
+    def _put(self, cursor: Cursor) -> None:
+        # In a data directory that was removed and made again the file may be another server's.
+        self._guard()
+        self._cursor_file.save(cursor)
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         """Do blocking work of delivery's own in a thread, until the disk lets it."""

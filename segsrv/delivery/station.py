@@ -12,11 +12,13 @@ from segsrv.board import Board
 from segsrv.delivery import journals
 from segsrv.delivery.delivery import Delivery
 from segsrv.delivery.loop_thread import LoopThread
+from segsrv.delivery.shipper import Shipper
 from segsrv.delivery.source import LeftSource, OwnSource
 from segsrv.errors import JournalFault
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.settings import Settings
+from segsrv.sinks.registry import build
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,11 @@ class Station:
         self._left: list[LeftSource] = []
         self._thread: LoopThread | None = None
         self._releasing: asyncio.Task[None] | None = None
+
+    @property
+    def shippers(self) -> list[Shipper]:
+        """Those of this process."""
+        return self.delivery.shippers if self.delivery is not None else []
 
     async def start(self) -> None:
         """Open the journals and begin to deliver.
@@ -102,6 +109,7 @@ class Station:
         assert commit is not None
         self._thread = thread
         settings = self.settings
+        built = await asyncio.to_thread(build, settings)
 
         async def start() -> Delivery:
             own = OwnSource(
@@ -110,7 +118,9 @@ class Station:
                 retention_s=settings.journal_retention_s,
             )
             owner = own.name if settings.workers > 1 else ""
-            delivery = Delivery(settings, [own, *self._left], owner=owner)
+            delivery = Delivery(
+                settings, built, [own, *self._left], owner=owner, guard=commit.log.check_lock
+            )
             await delivery.start()
             return delivery
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, groupby
 from typing import NamedTuple
@@ -45,10 +45,6 @@ class Bundle:
     def batch_id(self) -> str:
         """Return what names exactly this part of these journals."""
         return _digest([[name, *span] for name, span in sorted(self.spans.items())])
-
-
-Judge = Callable[[Sequence[Slice]], Sequence[Slice]]
-"""Returns the events that are not repetitions of earlier ones."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -32,8 +32,8 @@ TAKE_AGAIN_AT = 0.95
 class Delivery:
     """Feeds every sink from *sources*, each at its own pace; belongs to one event loop.
 
-    `full_sink` is that sink's number, counted from 1; `on_waiting` is called when a shipper is about
-    to wait. *owner* tells several deliveries of one data directory apart; one that has all journals has
+    `full_sink` is that sink's number, counted from 1; `on_waiting` is called when `is_waiting`
+    may have changed. *owner* tells several deliveries of one data directory apart; one that has all journals has
     none. *guard* raises OSError when the data directory is no longer this server's. `refusal` says, for any thread to read, why events should be refused for a sink's sake.
     """
 

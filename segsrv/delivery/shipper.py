@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from segsrv.delivery import bundle as bundles
 from segsrv.delivery.attempts import Attempts
-from segsrv.delivery.bundle import Bundle, Filter, Judge, batch_of
+from segsrv.delivery.bundle import Bundle, Filter, batch_of
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
 from segsrv.delivery.inheritance import ANY_ID, Inheritance
+from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
 from segsrv.sinks.base import Batch, Placement, Sink
@@ -57,7 +58,7 @@ class Shipper:
 
     Belongs to one event loop. `wake` is called there when a journal has grown; `on_advance` is
     awaited when the cursor on disk has moved, for the journals to let go of what every sink has;
-    `on_waiting` is called each time before the shipper looks for more and may have to wait.
+    `on_waiting` is called when `is_waiting` has changed, before the shipper looks for more.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Shipper:
         self._cursor_file = cursor
         self._limits = limits
         self._picks = picks or Filter()
-        self._judge = judge
+        self.judge = judge
         self._inherit = inherit
         self._guard = guard
         self._marks: dict[str, tuple[str, Mark]] = {}
@@ -152,6 +153,8 @@ class Shipper:
         # What a thread has begun goes on though nobody waits; no other server may meet it.
         await asyncio.get_running_loop().run_in_executor(None, self._disk.shutdown)
         self._cursor_file.close()
+        if self.judge is not None:
+            self.judge.close()
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             raise error
 
@@ -249,6 +252,7 @@ class Shipper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
         self.is_waiting = False
+        self.on_waiting()
         if self.lag_bytes < self._limits.bytes_max:
             # A stop ends this wait at once: the grace period is for sending.
             with contextlib.suppress(TimeoutError):
@@ -288,9 +292,9 @@ class Shipper:
         if self._picks:
             slices = self._picks.pick(slices)
             self.stats.filtered_events += bundle.events - _events(slices)
-        if self._judge is not None and slices:
-            judge, before = self._judge, slices
-            slices = await self._on_disk(lambda: judge(before))
+        if self.judge is not None and slices:
+            judge, before = self.judge, slices
+            slices = await self._on_disk(lambda: judge.pick(before))
             self.stats.duplicates += _events(before) - _events(slices)
         return batch_of(bundle.batch_id(), slices) if slices else None
 
@@ -331,6 +335,8 @@ class Shipper:
         # In a data directory that was removed and made again the file may be another server's.
         self._guard()
         self._cursor_file.save(cursor)
+        if self.judge is not None:
+            self.judge.settle()
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         """Do blocking work of delivery's own in a thread, until the disk lets it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Protocol
 
@@ -123,6 +124,8 @@ class FollowedSource:
         self.name = name
         self._slot = slot
         self._reader = Reader(directory, file_mode=file_mode)
+        # Every sink reads in a thread of its own.
+        self._reading = threading.Lock()
 
     @property
     def id(self) -> str:
@@ -143,7 +146,8 @@ class FollowedSource:
 
     def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Chunk:
         limit = self._slot.end if end is None else end
-        return self._reader.read(position, bytes_max=bytes_max, end=limit)
+        with self._reading:
+            return self._reader.read(position, bytes_max=bytes_max, end=limit)
 
     async def release(self, position: int) -> None:
         self._slot.release(self.id, position)

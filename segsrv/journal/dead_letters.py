@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
+import orjson
+
 from segsrv.errors import JournalFault, JournalFull
-from segsrv.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
+from segsrv.files import (
+    FILE_MODE,
+    is_full,
+    make_dir,
+    open_file,
+    replace_file,
+    sync_dir,
+    write_all,
+)
 
 FILES = 16
 NUMBER_DIGITS = 8
@@ -16,7 +28,8 @@ TAIL_BYTES = 64 << 10
 class DeadLetters:
     """Appends NDJSON lines to numbered files; the oldest goes when all take *bytes_max*.
 
-    Belongs to one thread. Files are named `<prefix>-<number>.ndjson`.
+    Belongs to one thread. Files are named `<prefix>-<number>.ndjson`. An object without a `time`
+    gets that of its writing.
     """
 
     def __init__(
@@ -26,46 +39,86 @@ class DeadLetters:
         self._prefix = prefix
         self._file_bytes_max = max(bytes_max // FILES, 1)
         self._file_mode = file_mode
-        self._whole: Path | None = None
+        # The file that this process writes to, how many of its bytes are lines that were
+        # acknowledged, and whether there may be more.
+        self._path: Path | None = None
+        self._size = 0
+        self._has_failed = False
+        self._named: Path | None = None
+        """The file whose name is on stable storage."""
 
     def append(self, lines: list[bytes]) -> None:
         """Write *lines* and wait until they are on stable storage.
 
         Raises:
             JournalFull: The disk is full.
-            JournalFault: The disk refused them.
+            JournalFault: The disk refused them; they are not there after a later success.
 
         """
+        data = b"".join(map(_with_time, lines))
         try:
-            make_dir(self.directory, self._file_mode)
+            if self._path is None or not self.directory.exists():
+                make_dir(self.directory, self._file_mode)
             path = self._current()
+            if path != self._path:
+                self._drop_torn_lines(path)
             fd = open_file(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, self._file_mode)
             try:
-                self._write(fd, path, lines)
+                self._write(fd, path, data)
             finally:
                 os.close(fd)
-            if path != self._whole:
-                sync_dir(self.directory)
-            self._whole = path
         except OSError as error:
             kind = JournalFull if is_full(error) else JournalFault
             raise kind(f"dead letters can't be written: {error.strerror}") from error
 
-    def _write(self, fd: int, path: Path, lines: list[bytes]) -> None:
-        if path != self._whole:
-            # A crash, or a failure that could not be undone, may have left half a line, and what is
-            # written behind that could not be parsed.
-            os.ftruncate(fd, _whole_bytes(fd))
-        size = os.fstat(fd).st_size
+    def _write(self, fd: int, path: Path, data: bytes) -> None:
+        if os.fstat(fd).st_size == 0:
+            self._named = None
+        size = self._cut(fd, path)
+        self._path, self._size, self._has_failed = path, size, True
         try:
-            write_all(fd, [b"".join(lines)])
+            write_all(fd, [data])
             os.fdatasync(fd)
         except OSError:
-            self._whole = None
-            os.ftruncate(fd, size)
+            # Readers should not see half a line until the next try.
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)
             raise
+        if path != self._named:
+            sync_dir(self.directory)
+            self._named = path
+        self._size, self._has_failed = size + len(data), False
+
+    def _cut(self, fd: int, path: Path) -> int:
+        """Cut off what was never acknowledged, and return what is left."""
+        present = os.fstat(fd).st_size
+        is_ours = path == self._path and present >= self._size
+        if is_ours and not self._has_failed and present == self._size:
+            return present
+        size = self._size if is_ours and self._has_failed else _whole_bytes(fd)
+        os.ftruncate(fd, size)
+        # Else a power cut could leave a part of it between parts of the lines that follow.
+        os.fdatasync(fd)
+        return size
+
+    def _drop_torn_lines(self, path: Path) -> None:
+        """Remove lines of which a power cut left a part: the rest reads as zeros.
+
+        What is whole behind them stays.
+        """
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return
+        if b"\0" in data:
+            lines = data.split(b"\n")[:-1]
+            whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
+            replace_file(path, whole, file_mode=self._file_mode)
 
     def _current(self) -> Path:
+        if self._has_failed and self._path is not None and self._path.exists():
+            # It may hold what was refused.
+            return self._path
         files = self._files()
         if files and files[-1].stat().st_size < self._file_bytes_max:
             return files[-1]
@@ -89,3 +142,14 @@ def _whole_bytes(fd: int) -> int:
             return start + newline + 1
         end = start
     return 0
+
+
+def _with_time(line: bytes) -> bytes:
+    if not line.startswith(b'{"'):
+        return line
+    if b'"time":' in line:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            if "time" in orjson.loads(line):
+                return line
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+    return b'{"time":"%sZ",' % now.encode() + line[1:]

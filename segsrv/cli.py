@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from segsrv import logs, server
-from segsrv.delivery.station import journal_dir
+from segsrv.delivery.journals import journal_dir
 from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError, SinkUnavailable
 from segsrv.files import obstacle
 from segsrv.geoip import download

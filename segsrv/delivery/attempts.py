@@ -34,9 +34,7 @@ class Attempts:
         self._timeout_s = timeout_s
         self._retry_s_max = retry_s_max
 
-    async def until_taken(
-        self, attempt: Callable[[], Awaitable[T]], *, timeout_s: float | None = None
-    ) -> T:
+    async def until_taken(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Return what *attempt* does when it works, for ever: with capped, growing waits.
 
         Raises:
@@ -44,7 +42,7 @@ class Attempts:
 
         """
         delay_s = RETRY_S_MIN
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self._timeout_s
         while True:
             try:
                 async with asyncio.timeout(limit_s):

@@ -44,7 +44,9 @@ class Bundle:
 
     def batch_id(self) -> str:
         """Return what names exactly this part of these journals."""
-        return _digest([[name, *span] for name, span in sorted(self.spans.items())])
+        return _digest(
+            [[name, span[0], *span.start, *span.end] for name, span in sorted(self.spans.items())]
+        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -111,12 +113,13 @@ def read(
         end = Mark(chunk.end)
         for frame in chunk.frames:
             low = mark.skip if frame.position == mark.position else 0
-            room = min(events_left, _fitting(frame, low, bytes_left, is_first=not slices))
+            room = min(events_left, _fitting(frame, low, share, is_first=not slices))
             high = min(frame.events, low + room)
             if high > low:
                 slices.append(Slice(source.id, frame, low, high))
                 events_left -= high - low
-                bytes_left -= _size(slices[-1])
+                size = _size(slices[-1])
+                bytes_left, share = bytes_left - size, share - size
             if high < frame.events:
                 end = Mark(frame.position, high)
                 break

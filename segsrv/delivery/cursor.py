@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,12 +115,21 @@ class CursorFile:
 
     def floor(self, name: str, journal_id: str) -> int:
         """Return the position in a journal below which neither slot needs anything."""
-        spans = [cursor.spans.get(name) for cursor in self._kept]
-        known = [span.start.position for span in spans if span and span.journal_id == journal_id]
-        return min(known, default=0)
+        return _floor(self._kept, name, journal_id)
 
     def close(self) -> None:
         self._file.close()
+
+
+def floor(path: Path, name: str, journal_id: str) -> int:
+    """Return what `CursorFile.floor` would say, changing nothing; 0 where there is no cursor.
+
+    Raises:
+        OSError: The disk refused to read.
+
+    """
+    newest, older, _damaged = read(path)
+    return _floor([cursor for cursor in (newest, older) if cursor], name, journal_id)
 
 
 def read(path: Path) -> tuple[Cursor | None, Cursor | None, int]:
@@ -133,6 +142,12 @@ def read(path: Path) -> tuple[Cursor | None, Cursor | None, int]:
 
     """
     return _decoded(slots.read(path))
+
+
+def _floor(kept: Iterable[Cursor], name: str, journal_id: str) -> int:
+    spans = [cursor.spans.get(name) for cursor in kept]
+    known = [span.start.position for span in spans if span and span.journal_id == journal_id]
+    return min(known, default=0)
 
 
 def _decoded(kept: Slots) -> tuple[Cursor | None, Cursor | None, int]:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segsrv.delivery import journals
 from segsrv.delivery.attempts import Attempts
 from segsrv.delivery.bundle import Filter
-from segsrv.delivery.cursor import SUFFIX, CursorFile, Mark
+from segsrv.delivery.cursor import CursorFile, Mark
+from segsrv.delivery.dedup import DedupIndex
 from segsrv.delivery.inheritance import inherit
+from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.set_aside import SetAside
 from segsrv.delivery.shipper import Limits, Shipper
@@ -32,9 +35,12 @@ TAKE_AGAIN_AT = 0.95
 class Delivery:
     """Feeds every sink from *sources*, each at its own pace; belongs to one event loop.
 
-    `full_sink` is that sink's number, counted from 1; `on_waiting` is called when `is_waiting`
-    may have changed. *owner* tells several deliveries of one data directory apart; one that has all journals has
-    none. *guard* raises OSError when the data directory is no longer this server's. `refusal` says, for any thread to read, why events should be refused for a sink's sake.
+    *owner* tells several deliveries of one data directory apart; one that has all journals has
+    none. *guard* raises OSError when the data directory is no longer this server's.
+
+    `refusal` says, for any thread to read, why events should be refused for a sink's sake, and
+    `full_sink` is that sink's number, counted from 1. `on_waiting` is called when `is_waiting` may
+    have changed.
     """
 
     def __init__(
@@ -103,8 +109,8 @@ class Delivery:
         return [
             {
                 "name": shipper.name,
-                "state": shipper.attempts.state,
-                "message": shipper.attempts.message,
+                "state": shipper.state,
+                "message": shipper.message,
                 "lag_bytes": shipper.lag_bytes,
                 "lag_s": round(shipper.lag_s, 3),
             }
@@ -117,13 +123,11 @@ class Delivery:
 
     def _shipper(self, built: Built) -> Shipper:
         settings, config = self._settings, built.config
-        state = settings.data_dir / "state" / "sinks"
-        name = f"{built.cursor_name}@{self._owner}" if self._owner else built.cursor_name
-        path = state / f"{name}{SUFFIX}"
-        journals = [source.name for source in self.sources]
+        path = journals.cursor_path(settings, built.cursor_name, self._owner)
+        names = [source.name for source in self.sources]
         letters = DeadLetters(
             settings.data_dir / "dead-letter",
-            prefix=f"sink-{name}",
+            prefix=f"sink-{path.stem}",
             bytes_max=settings.dead_letter_bytes_max,
             file_mode=self._file_mode,
         )
@@ -144,8 +148,23 @@ class Delivery:
             ),
             limits=Limits(config.batch_events_max, config.batch_bytes_max, config.batch_interval_s),
             picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
-            inherit=lambda: inherit(state, built.cursor_name, path, journals),
+            judge=self._judge(path.stem),
+            inherit=lambda cursor: inherit(path.parent, built.cursor_name, path, cursor, names),
             guard=self._guard,
+        )
+
+    def _judge(self, name: str) -> Judge | None:
+        settings = self._settings
+        if not settings.dedup_window_s:
+            return None
+        return Judge(
+            lambda: DedupIndex(
+                settings.data_dir / "state" / "dedup" / name,
+                window_s=settings.dedup_window_s,
+                ids_max=settings.dedup_ids_max,
+                file_mode=self._file_mode,
+                disk_free_bytes_min=settings.disk_free_bytes_min,
+            )
         )
 
     async def _watch_lags(self) -> None:
@@ -198,4 +217,4 @@ class Delivery:
         await shipper.set_aside(move)
 
     def _directory(self, name: str) -> Path:
-        return self._settings.data_dir / "journal" / name
+        return journals.journal_dir(self._settings) / name

@@ -27,11 +27,11 @@ class Inheritance:
     files: list[Path] = field(default_factory=list)
 
     def add(self, cursor: Cursor) -> None:
-        """Let *cursor* count more than what is there, but where that is further on."""
+        """Take *cursor* over for the journals that are not known yet, or less far."""
         is_news = False
         for name, span in cursor.spans.items():
             known = self.marks.get(name)
-            if known is None or known[0] != span.journal_id or known[1] < span.start:
+            if known is None or (known[0] == span.journal_id and known[1] < span.start):
                 self.marks[name] = (span.journal_id, span.start)
                 is_news = is_news or span.end != span.start
         if is_news:
@@ -43,13 +43,17 @@ class Inheritance:
             path.unlink(missing_ok=True)
 
 
-def inherit(folder: Path, name: str, own: Path, journals: Collection[str]) -> Inheritance:
-    """Return where other deliveries to the sink *name* stood in *journals*.
+def inherit(
+    folder: Path, name: str, own: Path, cursor: Cursor | None, journals: Collection[str]
+) -> Inheritance:
+    """Return where the sink *name* stands in *journals*: by its own *cursor*, or by others'.
 
-    They are those of servers that had a cursor a journal, `<journal>-<sink>.json` one folder up,
+    Others' are those of servers that had a cursor a journal, `<journal>-<sink>.json` one folder up,
     and those of applications that were mounted in several processes, `<sink>@<journal>.cursor`.
     """
     inherited = Inheritance()
+    if cursor is not None:
+        inherited.add(cursor)
     for path in sorted([folder / f"{name}{cursors.SUFFIX}", *_mounted(folder, name)]):
         if path == own or not path.exists():
             continue

@@ -14,6 +14,7 @@ from segsrv.files import make_dir, obstacle, set_dir_mode
 from segsrv.journal import segments
 from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
+from segsrv.sinks.registry import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,29 @@ def cursor_dir(settings: Settings) -> Path:
 
 def journal_name(worker: int) -> str:
     return f"w{worker}"
+
+
+def cursor_path(settings: Settings, cursor_name: str, owner: str = "") -> Path:
+    """Return the cursor's file of a sink; *owner* as `Delivery` has it."""
+    name = f"{cursor_name}@{owner}" if owner else cursor_name
+    return cursor_dir(settings) / f"{name}{cursors.SUFFIX}"
+
+
+def delivered(settings: Settings, log: SegmentLog, owner: str = "") -> int:
+    """Return the position below which every configured sink has what a journal held.
+
+    What was delivered before the last stop must not take room from new events.
+
+    Raises:
+        OSError: The disk refused to read.
+        SettingsError: A sink's URL is wrong.
+
+    """
+    name = log.directory.name
+    return min(
+        cursors.floor(cursor_path(settings, sink.cursor_name, owner), name, log.id)
+        for sink in resolve(settings)
+    )
 
 
 def left_behind(settings: Settings) -> list[int]:
@@ -91,8 +115,9 @@ def set_modes(settings: Settings) -> None:
 
 def _positions(folder: Path, directory: Path) -> Iterator[int]:
     """Yield how far sinks know the journal in *directory*."""
-    found = segments.identify(directory)
-    journal_id = found.id if found else ""
+    journal_id = (
+        segments.journal_id(segments.find(directory).segments) if directory.exists() else None
+    )
     for path in folder.glob(f"*{cursors.SUFFIX}"):
         for cursor in cursors.read(path)[:2]:
             span = cursor.spans.get(directory.name) if cursor else None

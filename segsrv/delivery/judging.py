@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from segsrv.delivery.bundle import Slice, slices_of
 from segsrv.delivery.dedup import DedupIndex, Sent
@@ -14,11 +14,17 @@ class Judge:
     For each batch: `pick`, then the cursor that covers it is saved, then `settle`.
     """
 
-    def __init__(self, index: DedupIndex) -> None:
-        self.index = index
+    def __init__(self, make: Callable[[], DedupIndex]) -> None:
+        self._make = make
+        self.index: DedupIndex | None = None
+
+    def open(self) -> None:
+        """Read the index from disk, or begin one; `pick` needs it."""
+        self.index = self._make()
 
     def pick(self, slices: Sequence[Slice]) -> list[Slice]:
         """Return the events that are no repetitions, once the index has them on disk."""
+        assert self.index is not None, "it was opened first"
         sent = [part for piece in slices for part in _sent(piece)]
         kept = self.index.judge(sent)
         self.index.sync()
@@ -32,10 +38,12 @@ class Judge:
 
     def settle(self) -> None:
         """Say that a cursor covers all that was picked: none of it is judged again."""
-        self.index.settle()
+        if self.index is not None:
+            self.index.settle()
 
     def close(self) -> None:
-        self.index.close()
+        if self.index is not None:
+            self.index.close()
 
 
 def _sent(piece: Slice) -> Iterator[Sent]:

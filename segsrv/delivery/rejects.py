@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 
@@ -46,7 +47,7 @@ class Rejects:
                 refused, rest = _split(part, error.indexes)
                 if refused is not None:
                     letters = self._letters(refused, error)
-                    await on_disk(lambda letters=letters: self._dead_letters.append(letters))
+                    await on_disk(partial(self._dead_letters.append, letters))
                     self.events += len(letters)
                 todo += reversed(rest)
             else:

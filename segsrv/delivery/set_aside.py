@@ -69,7 +69,7 @@ class SetAside:
         shutil.rmtree(making, ignore_errors=True)
         journal = making / name
         make_dir(journal, self._file_mode)
-        for segment in segments.listed(directory):
+        for segment in segments.find(directory).segments:
             if segment.base < upto and segment.end > mark.position:
                 _link(segment.path, journal / segment.path.name)
         sync_dir(journal)
@@ -126,7 +126,7 @@ def parts_of(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def _border(directory: Path, start: int, end: int, keep_bytes: int) -> int:
     """Return the first file's border that leaves no more than *keep_bytes*, or the end."""
-    bases = [segment.base for segment in segments.listed(directory)]
+    bases = [segment.base for segment in segments.find(directory).segments]
     enough = (base for base in bases if base > start and end - base <= keep_bytes)
     return min(enough, default=end)
 

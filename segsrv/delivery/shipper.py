@@ -9,10 +9,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from segsrv.delivery import bundle as bundles
-from segsrv.delivery.attempts import Attempts
+from segsrv.delivery.attempts import Attempts, State
 from segsrv.delivery.bundle import Bundle, Filter, batch_of
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
 from segsrv.delivery.inheritance import ANY_ID, Inheritance
@@ -29,6 +30,7 @@ OPEN_POLL_S = 0.05
 POLL_S = 0.25
 """A wake-up from another process could be missed for so long."""
 DISK_TIMEOUT_S = 60.0
+DISK_RETRY_S_MAX = 5.0
 CLOSE_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
@@ -73,7 +75,7 @@ class Shipper:
         limits: Limits,
         picks: Filter | None = None,
         judge: Judge | None = None,
-        inherit: Callable[[], Inheritance] = Inheritance,
+        inherit: Callable[[Cursor | None], Inheritance],
         guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
@@ -94,10 +96,14 @@ class Shipper:
         self._marks: dict[str, tuple[str, Mark]] = {}
         self._placement: Placement = {}
         self._oldest_ms = 0
+        self._resending: Inheritance | None = None
         self._is_unsaved = False
         self._saved_at = 0.0
         self._is_loaded = False
         # One thread: a call that was given up may still be under way when the next one is made.
+        self._disk_attempts = Attempts(
+            f"the disk of {name}", timeout_s=DISK_TIMEOUT_S, retry_s_max=DISK_RETRY_S_MAX
+        )
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="segsrv-delivery")
         self._grown = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -105,7 +111,22 @@ class Shipper:
 
     @property
     def is_failing(self) -> bool:
-        return self.attempts.state != "ok"
+        return self.state != "ok"
+
+    @property
+    def state(self) -> State:
+        """How the sink is; `retrying` also while delivery's own disk refuses."""
+        return self.attempts.state if self.attempts.state != "ok" else self._disk_attempts.state
+
+    @property
+    def message(self) -> str:
+        """Why `state` is not ok."""
+        return self.attempts.message or self._disk_attempts.message
+
+    @property
+    def failures(self) -> int:
+        """Calls that failed, to the sink and to the disk."""
+        return self.attempts.failures + self._disk_attempts.failures
 
     @property
     def lag_bytes(self) -> int:
@@ -163,6 +184,8 @@ class Shipper:
 
         *move* gets the mark in each journal and returns the new ones; it runs in a thread.
         """
+        if not self._is_loaded:
+            return
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -172,25 +195,30 @@ class Shipper:
             moved = await self._on_disk(lambda: move(marks))
             for name, mark in moved.items():
                 self._marks[name] = (self._sources[name].id, mark)
+            # It is in what was set aside, too.
+            self._resending = None
             for _slot in range(2):
                 await self._save()
         finally:
             self.start()
 
     async def _run(self) -> None:
-        if self._is_loaded:
-            await self.attempts.until_taken(self.sink.open)
-        else:
+        if not self._is_loaded:
             await self._load()
+            self._is_loaded = True
+        await self.attempts.until_taken(self.sink.open)
+        if self._resending is not None:
+            await self._resend(self._resending)
         while await self._linger():
             await self._step()
 
     async def _load(self) -> None:
-        """Find out where this sink stands, and finish what was being sent as it was."""
+        """Find out where this sink stands."""
         cursor = await self._on_disk(self._cursor_file.load)
-        inherited = await self._on_disk(self._inherit)
+        inherited = await self._on_disk(lambda: self._inherit(cursor))
+        if self.judge is not None:
+            await self._on_disk(self.judge.open)
         if cursor is not None:
-            inherited.add(cursor)
             self._placement = cursor.placement
         await self._until_open(inherited.marks.keys() & self._sources.keys())
         for name, (journal_id, mark) in inherited.marks.items():
@@ -206,7 +234,10 @@ class Shipper:
                 )
             else:
                 self._marks[name] = (source.id, mark)
-        await self.attempts.until_taken(self.sink.open)
+        self._resending = inherited
+
+    async def _resend(self, inherited: Inheritance) -> None:
+        """Send again what was being sent when delivery ended, as it was."""
         for sending in inherited.sending:
             spans = {
                 name: span._replace(journal_id=self._sources[name].id)
@@ -215,20 +246,19 @@ class Shipper:
                 for name, span in sending.spans.items()
                 if span.end != span.start and name in self._sources
             }
-            bundle = await self._on_disk(
-                lambda spans=spans: bundles.read_again(self._sources, spans)
-            )
+            bundle = await self._on_disk(partial(bundles.read_again, self._sources, spans))
             if batch := await self._batch(bundle):
                 await self._send(batch, sending.placement)
             self._advance(bundle)
         await self._save()
         await self._on_disk(inherited.forget)
-        self._is_loaded = True
+        self._resending = None
 
     async def _until_open(self, names: Iterable[str]) -> None:
         """Wait for the workers that have these journals to come up."""
         for name in names:
-            while not self._sources[name].id:
+            # The board has no event to wait for.
+            while not self._sources[name].id:  # noqa: ASYNC110
                 await asyncio.sleep(OPEN_POLL_S)
 
     async def _linger(self) -> bool:
@@ -341,9 +371,7 @@ class Shipper:
     async def _on_disk(self, work: Callable[[], T]) -> T:
         """Do blocking work of delivery's own in a thread, until the disk lets it."""
         loop = asyncio.get_running_loop()
-        return await self.attempts.until_taken(
-            lambda: loop.run_in_executor(self._disk, work), timeout_s=DISK_TIMEOUT_S
-        )
+        return await self._disk_attempts.until_taken(lambda: loop.run_in_executor(self._disk, work))
 
     def _report_death(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -40,6 +40,9 @@ class Station:
         self.commit: GroupCommit | None = None
         self.delivery: Delivery | None = None
         self._board = board
+        # Mounted in several processes, each has a delivery of its own.
+        is_alone = board is not None or settings.workers == 1
+        self._owner = "" if is_alone else journals.journal_name(worker)
         self._left: list[LeftSource] = []
         self._thread: LoopThread | None = None
         self._releasing: asyncio.Task[None] | None = None
@@ -96,6 +99,8 @@ class Station:
             journal_bytes_max=settings.journal_bytes_max,
             waits_for_disk=settings.durability != "memory",
         )
+        position = await asyncio.to_thread(journals.delivered, settings, log, self._owner)
+        await self.commit.release(position, retention_s=settings.journal_retention_s)
         if self._board is None:
             workers = settings.workers
             for number in await asyncio.to_thread(journals.left_behind, settings):
@@ -117,9 +122,8 @@ class Station:
                 commit,
                 retention_s=settings.journal_retention_s,
             )
-            owner = own.name if settings.workers > 1 else ""
             delivery = Delivery(
-                settings, built, [own, *self._left], owner=owner, guard=commit.log.check_lock
+                settings, built, [own, *self._left], owner=self._owner, guard=commit.log.check_lock
             )
             await delivery.start()
             return delivery

@@ -12,7 +12,7 @@ from segsrv.ops.family import Family, counter, gauge
 _COUNTERS: tuple[tuple[str, str, Callable[[Shipper], float]], ...] = (
     ("events", "Events delivered.", lambda shipper: shipper.stats.events),
     ("batches", "Batches delivered.", lambda shipper: shipper.stats.batches),
-    ("retries", "Tries that failed.", lambda shipper: shipper.attempts.failures),
+    ("retries", "Tries that failed.", lambda shipper: shipper.failures),
     (
         "rejected_events",
         "Events that a sink refused for good.",
@@ -58,11 +58,15 @@ def sink_families(delivery: Delivery) -> Iterator[Family]:
     yield gauge(
         "sink_misconfigured",
         "1 while a sink takes nothing as it is configured.",
-        _by_sink(shippers, lambda shipper: shipper.attempts.state == "misconfigured"),
+        _by_sink(shippers, lambda shipper: shipper.state == "misconfigured"),
     )
     for name, text, figure in _COUNTERS:
         yield counter(f"sink_{name}", text, _by_sink(shippers, figure))
-    judged = [(shipper.name, shipper.judge.index) for shipper in shippers if shipper.judge]
+    judged = [
+        (shipper.name, shipper.judge.index)
+        for shipper in shippers
+        if shipper.judge is not None and shipper.judge.index is not None
+    ]
     if judged:
         yield gauge(
             "sink_dedup_ids",

@@ -9,6 +9,7 @@ from typing import Any
 from segsrv.delivery import cursor as cursors
 from segsrv.delivery.attempts import Attempts
 from segsrv.delivery.cursor import Cursor, CursorFile
+from segsrv.delivery.inheritance import Inheritance
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.shipper import Limits, Shipper
 from segsrv.delivery.source import LeftSource
@@ -119,8 +120,15 @@ def make_shipper(
         rejects=Rejects("test", letters),
         attempts=Attempts("test", timeout_s=timeout_s, retry_s_max=retry_s_max),
         limits=Limits(flush_events_max, flush_bytes_max, flush_interval_s),
-        **({"guard": log.check_lock} | options),
+        **({"guard": log.check_lock, "inherit": of_own_cursor} | options),
     )
+
+
+def of_own_cursor(cursor: Cursor | None) -> Inheritance:
+    inherited = Inheritance()
+    if cursor is not None:
+        inherited.add(cursor)
+    return inherited
 
 
 def cursor_path(directory: Path) -> Path:

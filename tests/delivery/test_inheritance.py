@@ -27,7 +27,7 @@ def test_cursors_of_earlier_releases_are_taken_over(tmp_path):
     old(tmp_path, "w2", 5, 6)
     folder = tmp_path / "sinks"
 
-    found = inherit(folder, "file", folder / "file.cursor", ["w0", "w1"])
+    found = inherit(folder, "file", folder / "file.cursor", None, ["w0", "w1"])
 
     assert found.marks == {"w0": (ANY_ID, Mark(10)), "w1": (ANY_ID, Mark(20))}
     (sending,) = found.sending
@@ -44,7 +44,7 @@ def test_a_damaged_cursor_of_an_earlier_release_is_logged(tmp_path, caplog):
     old(tmp_path, "w3", 9, 3)
     folder = tmp_path / "sinks"
 
-    found = inherit(folder, "file", folder / "file.cursor", [f"w{n}" for n in range(4)])
+    found = inherit(folder, "file", folder / "file.cursor", None, [f"w{n}" for n in range(4)])
 
     assert not found.marks
     assert not found.sending
@@ -58,7 +58,7 @@ def test_cursors_of_mounted_applications_are_taken_over(tmp_path):
     save(folder / "file@w1.cursor", w1=Span(ID, Mark(20, 3), Mark(20, 3)))
     save(folder / "file-1234@w1.cursor", w1=Span(ID, Mark(99), Mark(99)))
 
-    found = inherit(folder, "file", folder / "file.cursor", ["w0", "w1"])
+    found = inherit(folder, "file", folder / "file.cursor", None, ["w0", "w1"])
 
     assert found.marks == {"w0": (ID, Mark(10)), "w1": (ID, Mark(20, 3))}
     assert [cursor.spans for cursor in found.sending] == [{"w0": Span(ID, Mark(10), Mark(15))}]
@@ -73,7 +73,7 @@ def test_a_mounted_application_takes_only_its_own_part(tmp_path):
         w1=Span(ID, Mark(20), Mark(25)),
     )
 
-    found = inherit(folder, "file", folder / "file@w0.cursor", ["w0"])
+    found = inherit(folder, "file", folder / "file@w0.cursor", None, ["w0"])
     found.forget()
 
     assert found.marks == {"w0": (ID, Mark(10))}
@@ -85,6 +85,7 @@ def test_its_own_cursor_wins_where_it_is_further(tmp_path):
     """A cursor that was left behind long ago takes nobody back."""
     folder = tmp_path / "sinks"
     save(folder / "file@w0.cursor", w0=Span(ID, Mark(10), Mark(15)))
-    found = inherit(folder, "file", folder / "file.cursor", ["w0"])
-    found.add(Cursor({"w0": Span(ID, Mark(50), Mark(50))}))
+    own = Cursor({"w0": Span(ID, Mark(50), Mark(50))})
+    found = inherit(folder, "file", folder / "file.cursor", own, ["w0"])
     assert found.marks == {"w0": (ID, Mark(50))}
+    assert not found.sending

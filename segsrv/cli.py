@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from segsrv import logs, server
+from segsrv import logs, process
 from segsrv.delivery.journals import journal_dir
 from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError, SinkUnavailable
 from segsrv.files import obstacle
@@ -100,12 +100,12 @@ def _serve(flags: argparse.Namespace) -> int:
             lines += ["", "A write key was made. Try it:", "", _curl(url, settings)]
         print("\n".join(lines), flush=True)
 
-    return server.serve(settings, announce)
+    return process.serve(settings, announce)
 
 
 def _check(flags: argparse.Namespace) -> int:
     settings, sinks = _verified(flags)
-    server.check_address(settings)
+    process.check_address(settings)
     asyncio.run(_check_sinks(sinks))
     has_own_key = not settings.all_keys()
     settings = with_kept_key(settings)

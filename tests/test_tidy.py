@@ -30,7 +30,7 @@ ROOMS = [
     "logs",
     "tls",
     "app",
-    "server",
+    "process",
     "cli",
     "__main__",
 ]

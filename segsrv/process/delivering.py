@@ -20,8 +20,6 @@ from segsrv.delivery.source import FollowedSource, LeftSource, Source
 from segsrv.errors import JournalFault, SegsrvError
 from segsrv.files import make_dir
 from segsrv.journal import lock
-from segsrv.ops.peers import DELIVERY, Peers
-from segsrv.ops.sink_metrics import delivery_report
 from segsrv.process.supervisor import STOP_SIGNALS, Start
 from segsrv.settings import Settings
 from segsrv.sinks.registry import build
@@ -61,7 +59,6 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
         gc.freeze()
         tasks = [
             asyncio.create_task(_say_full(board, delivery), name="segsrv-full"),
-            asyncio.create_task(_publish(settings, delivery), name="segsrv-peers"),
             asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim"),
         ]
         logger.info("started delivery pid=%d", os.getpid())
@@ -128,17 +125,3 @@ async def _say_full(board: Board, delivery: Delivery) -> None:
     while True:
         board.sinks_full = delivery.full_sink
         await asyncio.sleep(FULL_INTERVAL_S)
-
-
-async def _publish(settings: Settings, delivery: Delivery) -> None:
-    peers = Peers(
-        settings.data_dir / "state" / "metrics",
-        name=DELIVERY,
-        workers=settings.workers,
-        file_mode=int(settings.file_mode, 8),
-    )
-
-    async def report() -> dict[str, object]:
-        return delivery_report(delivery)
-
-    await peers.publish(report)

@@ -19,7 +19,8 @@ from segsrv.journal import cursor as cursors
 from segsrv.journal import facts
 from segsrv.journal.cursor import Cursor
 from segsrv.journal.dead_letters import DeadLetters
-from segsrv.journal.log import Chunk, SegmentLog
+from segsrv.journal.log import SegmentLog
+from segsrv.journal.reader import Chunk
 from segsrv.sinks.base import Batch, Sink
 
 logger = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ class Shipper:
             f"{self.name}-{chunk.start:020d}",
             [chunk.lines],
             chunk.events,
-            lambda: list(facts.each(facts.of_lines(chunk.lines))),
+            lambda: list(facts.each(list(chunk.runs))),
         )
 
     async def _until_taken(self, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -225,10 +226,9 @@ class Shipper:
         await self._until_taken(lambda: asyncio.to_thread(self._dead_letters.append, letters))
 
     async def _read(self, position: int, *, end: int | None = None) -> Chunk:
+        bytes_max = self._flush_bytes_max if end is None else end - position
         return await self._until_taken(
-            lambda: asyncio.to_thread(
-                self._log.read, position, bytes_max=self._flush_bytes_max, end=end
-            )
+            lambda: asyncio.to_thread(self._log.read, position, bytes_max=bytes_max, end=end)
         )
 
     async def _save(self, cursor: Cursor) -> None:

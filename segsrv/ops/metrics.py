@@ -124,6 +124,11 @@ class Metrics:
             "Damaged pieces set aside, and files that were removed.",
             [({}, commit.log.damaged_frames)],
         )
+        yield _counter(
+            "journal_torn_tails",
+            "Commits that a crash left unfinished, cut off at the start.",
+            [({}, commit.log.torn_tails)],
+        )
         yield _counter("commit_failures", "Commits that the disk refused.", [({}, stats.failures)])
         yield _counter("commit_events", "Events in commits.", [({}, stats.events)])
         bounds = [*map(str, COMMIT_SECONDS_BOUNDS), "+Inf"]

@@ -11,7 +11,7 @@ from segsrv.delivery import shipper as shipper_module
 from segsrv.errors import SinkRejected, SinkUnavailable
 from segsrv.journal import cursor as cursors
 from segsrv.journal.cursor import Cursor, CursorUnreadable
-from segsrv.journal.frame import HEADER_BYTES
+from segsrv.journal.frame import OVERHEAD_BYTES
 from segsrv.sinks.base import Batch, Placement
 from tests.delivery.shipping import MemorySink, append, make_shipper, open_log, shipping
 from tests.waiting import DEADLINE_S, until
@@ -68,7 +68,7 @@ class TestOrder:
         """A backlog goes out in batches of no more than the limit, none empty."""
         lines = append(log, *range(50))
         sink = MemorySink()
-        limit = 5 * (HEADER_BYTES + len(lines[-1]))
+        limit = 5 * (OVERHEAD_BYTES + len(lines[-1]))
         async with shipping(tmp_path, log, sink, flush_bytes_max=limit):
             await until(lambda: sink.lines == lines)
 
@@ -172,7 +172,9 @@ class TestRestart:
 
         cursor, batch, placement = seen[0]
         assert cursor.placement == placement
-        assert log.read(cursor.start, bytes_max=1, end=cursor.end).lines == batch.content
+        planned = cursor.end - cursor.start
+        again = log.read(cursor.start, bytes_max=planned, end=cursor.end)
+        assert again.lines == batch.content
 
     async def test_what_is_delivered_is_not_sent_again(self, tmp_path, log):
         """A restart after an orderly end begins behind the last delivered batch."""

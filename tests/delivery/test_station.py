@@ -72,7 +72,7 @@ def stored(root: Path) -> list[int]:
 
 
 def journal_files(tmp_path: Path, worker: int = 0) -> list[Path]:
-    return sorted((tmp_path / "data" / "journal" / f"w{worker}").glob("*.journal"))
+    return sorted((tmp_path / "data" / "journal" / f"w{worker}").glob("*.segment"))
 
 
 class TestSinks:
@@ -254,7 +254,7 @@ class TestStart:
 
         with pytest.raises(JournalFault, match=rf"data directory can't be used: .*{state}"):
             await Station(make_settings(tmp_path), worker=0).start()
-        assert not list(tmp_path.glob("data/journal/*/*.journal"))
+        assert not list(tmp_path.glob("data/journal/*/*.segment"))
 
     async def test_a_full_disk_is_known_at_once(self, tmp_path):
         """A station that starts on a full disk says so before anybody sends an event."""

@@ -111,6 +111,12 @@ def resolve(settings: Settings) -> list[Named]:
     return list(found.values())
 
 
+def fault(error: Exception) -> str:
+    """Say what a sink raised and where, without its text, which may hold a part of a secret."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}"
+
+
 def _named(config: SinkConfig, settings: Settings) -> tuple[Named, tuple[str, str]]:
     """Return *config* with its names, and the place that it leads to."""
     kind = _kind_of(config)
@@ -238,9 +244,5 @@ def _asked(ask: Callable[[SinkSpec], T], spec: SinkSpec) -> T:
     except SegsrvError:
         raise
     except Exception as error:  # noqa: BLE001 - Whatever a stranger's code raises.
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        # Not its text, and not chained: both may hold a part of the URL.
-        raise SettingsError(
-            f"{spec.where}: its kind failed with {type(error).__name__} "
-            f"at {Path(at.filename).name}:{at.lineno}"
-        ) from None
+        # Not chained: the error may hold a part of the URL.
+        raise SettingsError(f"{spec.where}: its kind failed with {fault(error)}") from None

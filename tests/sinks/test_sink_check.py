@@ -1,5 +1,7 @@
 """`segsrv check` and `serve` find the same faults of sinks, each in one line."""
 
+import os
+
 import pytest
 
 from tests.command import segsrv
@@ -25,6 +27,8 @@ class TestCheck:
             ("options.level = 10", "sinks.other.options.level=10: expected a whole number"),
             ('secrets.password = { env = "A" }', "sinks.other.secrets.password.env=A: there is"),
             ('secrets.password = { file = "a" }', "password.file=a: can't be read: No such file"),
+            # It has no writer and never will; nobody waits for one.
+            ('secrets.password = { file = "pipe" }', "password.file=pipe: is not a regular file"),
             ('key_ids = ["web"]', "sinks.other.key_ids=web: no key has this id"),
             ('on_full = "wait"', "sinks.other.on_full='wait': expected one of"),
             ('[[sinks]]\nname = "b"\nurl = "nowhere://a"', "sinks.b: its place is given twice"),
@@ -33,6 +37,7 @@ class TestCheck:
     def test_a_fault_ends_serve_and_check_alike(self, tmp_path, more, part):
         """With the same line and status."""
         install(tmp_path, with_check("pass"))
+        os.mkfifo(tmp_path / "pipe")
         (tmp_path / "segsrv.toml").write_text(f"{TABLE}{more}\n")
         before = sorted(tmp_path.glob("*"))
         environ = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -27,8 +27,6 @@ from segsrv.sinks.kind import Kind, SinkSpec
 GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
 _BUILT_IN = {"file": ("segsrv.sinks.file_kind", "FILE")}
-_DEFAULT_URLS = {"file": "file:"}
-"""What has the plain name of its kind, where the short form names it."""
 
 T = TypeVar("T")
 
@@ -123,8 +121,8 @@ def _named(config: SinkConfig, settings: Settings) -> tuple[Named, tuple[str, st
     spec = _spec(config, kind, settings)
     place = _asked(kind.place, spec)
     name = kind.schemes[0]
-    default = _DEFAULT_URLS.get(name)
-    if default is None or place != _asked(kind.place, replace(spec, url=default)):
+    default_url = kind.default_url
+    if not default_url or place != _asked(kind.place, replace(spec, url=default_url)):
         name += f"-{_digest(place)}"
     cursor_name = name
     if config.is_table and config.name != name:

@@ -111,6 +111,18 @@ class Settings:
     sink_retry_s_max: float = option(
         60.0, "longest wait between two tries of a sink that is down", low=0.1, high=3_600
     )
+    dedup_window_s: float = option(
+        0.0,
+        "deliver an event id that comes again within this time once to each sink; 0: every time",
+        low=0,
+        high=366 * 86_400,
+    )
+    dedup_ids_max: int = option(
+        10_000_000,
+        "event ids remembered for each sink; the oldest leave first",
+        low=1_000,
+        high=100_000_000,
+    )
     file_bytes_max: int = option(
         256 * MIB, "one file of the file sink, then the next is begun", low=64 << 10, high=1 << 40
     )

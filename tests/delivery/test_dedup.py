@@ -2,12 +2,13 @@
 
 import errno
 import os
+import resource
 import shutil
 import stat
 
 import pytest
 
-from segsrv.delivery import dedup
+from segsrv.delivery import dedup, dedup_part
 from tests.delivery.dedup_events import (
     OTHER_JOURNAL,
     WINDOW_S,
@@ -377,6 +378,44 @@ class TestDamage:
         assert deliver(index, sent(*names(10), position=100)) == ["id-3"]
         assert index.damaged == 1
         index.close()
+
+    def test_a_torn_tail_is_written_over(self, folder):
+        """What a power cut left of a record was never synced: no damage, and room for the next."""
+        path = self.filled(folder)[-1]
+        with path.open("r+b") as file:
+            file.seek(64 + 5 * 32)
+            file.write(b"x" * 50)
+        index = open_index(folder, ids_max=60)
+        assert (index.damaged, index.ids) == (0, 25)
+        deliver(index, sent("a", position=50))
+        index.close()
+        index = open_index(folder, ids_max=60)
+        assert (index.damaged, index.ids) == (0, 26)
+        assert deliver(index, sent("a", "id-24", position=100)) == []
+        index.close()
+
+    def test_a_lack_of_file_descriptors_is_no_damage(self, folder, caplog):
+        """Parts that can't be opened for now stay where they are, for the next start."""
+        before = {path: path.read_bytes() for path in self.filled(folder)}
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            index = open_index(folder, ids_max=60)
+            assert deliver(index, sent("a", position=50)) == ["a"]
+            index.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (index.set_aside, index.unrecorded) == (0, 1)
+        assert os.strerror(errno.EMFILE) in caplog.text
+        assert {path: path.read_bytes() for path in folder.glob("*.ids")} == before
+
+    def test_no_part_is_written_over(self, folder):
+        """Even an index that could not see its parts makes none in their place."""
+        path = self.filled(folder)[0]
+        before = path.read_bytes()
+        with pytest.raises(FileExistsError):
+            dedup_part.begin(path, 1, 10, bytes(32), file_mode=0o640, free_bytes_min=0)
+        assert path.read_bytes() == before
 
     @pytest.mark.parametrize("kind", ["text", "empty", "pipe", "folder", "link"])
     def test_foreign_files_are_set_aside(self, folder, kind):

@@ -30,6 +30,7 @@ ROOMS = [
     "tls",
     "app",
     "server",
+    "commands",
     "cli",
     "__main__",
 ]

@@ -1,0 +1,77 @@
+"""What a server would run, found out without changing anything; `serve` and `check` begin here."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+from pathlib import Path
+
+from segsrv.delivery.station import journal_dir
+from segsrv.errors import DataDirUnusable
+from segsrv.files import obstacle
+from segsrv.geoip.databases import describe as describe_databases
+from segsrv.http.analytics_js import AnalyticsJs
+from segsrv.http.auth import Keyring
+from segsrv.http.cors import Cors
+from segsrv.settings import Settings, sources
+from segsrv.sinks import make_sink, sink_names
+from segsrv.tls import Certificate
+from segsrv.write_keys import key_path, with_file_keys, with_kept_key
+
+
+def verified(flags: argparse.Namespace) -> Settings:
+    """Return the settings, with the keys of their file, if a server could start with them.
+
+    The same for `serve` and `check`, and once for all workers: what is wrong is said in one line,
+    and before anything is made.
+    """
+    settings = with_file_keys(sources.load(vars(flags), os.environ))
+    workers = [journal_dir(settings) / f"w{number}" for number in range(settings.workers)]
+    for folder in (settings.data_dir, key_path(settings).parent, *workers):
+        if blocked := obstacle(folder):
+            raise DataDirUnusable(
+                f"data_dir={settings.data_dir}: {blocked} can't be written: {_why(blocked)}"
+            )
+    keys = with_kept_key(settings).all_keys()
+    for url in sink_names(settings).values():
+        make_sink(url, settings, worker=0)
+    describe_databases(settings.geoip_db)
+    AnalyticsJs(settings, Keyring(keys), Cors(keys))
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        Certificate(settings.tls_cert, settings.tls_key)
+    return settings
+
+
+async def check_sinks(settings: Settings) -> None:
+    for url in sink_names(settings).values():
+        sink = make_sink(url, settings, worker=0)
+        try:
+            await sink.check()
+        finally:
+            await sink.close()
+
+
+def describe(settings: Settings) -> list[str]:
+    """Say what runs, without secrets."""
+    sinks = [make_sink(url, settings, worker=0).describe() for url in sink_names(settings).values()]
+    rows = {
+        "formats": "flat at /api/v1/segment, compat at /api/v1/segment/compat",
+        "keys": ", ".join(key.id for key in settings.all_keys()) or "none yet",
+        "sinks": ", ".join(sinks),
+        "geoip": ", ".join(map(str, settings.geoip_db)) or "none",
+        "durability": settings.durability,
+        "workers": str(settings.workers),
+        "data": str(settings.data_dir),
+    }
+    if settings.ops_listen:
+        rows["ops"] = f"http://{settings.ops_listen}"
+    return [f"  {name:<11} {value}" for name, value in rows.items()]
+
+
+def _why(blocked: Path) -> str:
+    """Return what the system would say to one who writes below *blocked*."""
+    if not blocked.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    is_read_only = os.statvfs(blocked).f_flag & os.ST_RDONLY
+    return os.strerror(errno.EROFS if is_read_only else errno.EACCES)

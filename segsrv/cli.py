@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from segsrv.commands import check, serve
+from segsrv.commands import check, dead_letter, serve
 from segsrv.errors import SegsrvError, SettingsError
 from segsrv.geoip import download
 from segsrv.settings import sources
+
+INTERRUPTED = 128 + signal.SIGINT
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SegsrvError as error:
         print("segsrv:", " ".join(str(error).splitlines()), file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return status
 
 
@@ -57,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     checking = commands.add_parser("check", help="say what would run", allow_abbrev=False)
     sources.add_flags(checking)
     checking.set_defaults(run=check.run)
+    dead_letter.add_to(commands)
     geoip = commands.add_parser("geoip", help="GeoIP databases").add_subparsers(
         required=True, metavar="COMMAND"
     )

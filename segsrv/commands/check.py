@@ -12,12 +12,12 @@ from segsrv.write_keys import key_path, with_kept_key
 
 
 def run(flags: argparse.Namespace) -> int:
-    settings = verified(flags)
+    settings, sinks = verified(flags)
     server.check_address(settings)
-    asyncio.run(check_sinks(settings))
+    asyncio.run(check_sinks(sinks))
     has_own_key = not settings.all_keys()
     settings = with_kept_key(settings)
-    lines = describe(settings)
+    lines = describe(settings, sinks)
     if has_own_key:
         when = "" if settings.all_keys() else " (made at the first start)"
         lines.append(f"  key file    {key_path(settings)}{when}")

@@ -18,7 +18,6 @@ from segsrv.journal.letters import SINK_REASON, Letter, Span
 from segsrv.settings import Settings
 
 NOTES_MAX = 10
-EVENTS_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -59,14 +58,14 @@ def replay(settings: Settings, selection: Selection, target: str | None) -> Resu
         SinkUnavailable: A sink could not be reached; what was taken before is deleted.
 
     """
-    return asyncio.run(_replay(settings, selection, target))
-
-
-async def _replay(settings: Settings, selection: Selection, target: str | None) -> Result:
     targets = Targets(settings)
     if target is not None:
         targets.check("--to", target)
-    replaying = _Replay(selection, targets, target, bytes_max=settings.flush_bytes_max)
+    return asyncio.run(_replay(selection, targets, target))
+
+
+async def _replay(selection: Selection, targets: Targets, target: str | None) -> Result:
+    replaying = _Replay(selection, targets, target)
     result = replaying.result
     try:
         with letters.exclusive(selection.directory):
@@ -86,14 +85,11 @@ async def _replay(settings: Settings, selection: Selection, target: str | None) 
 class _Replay:
     """Goes through files, and collects the events of each sink for its next batch."""
 
-    def __init__(
-        self, selection: Selection, targets: Targets, target: str | None, *, bytes_max: int
-    ) -> None:
+    def __init__(self, selection: Selection, targets: Targets, target: str | None) -> None:
         self.result = Result()
         self._selection = selection
         self._targets = targets
         self._target = target
-        self._bytes_max = bytes_max
         self._waiting: dict[str, _Waiting] = {}
         self._delivered: list[Span] = []
 
@@ -107,7 +103,11 @@ class _Replay:
                     continue
                 waiting = self._waiting.setdefault(name, _Waiting())
                 waiting.add(letter)
-                if len(waiting.spans) >= EVENTS_MAX or waiting.bytes >= self._bytes_max:
+                limits = self._targets.limits(name)
+                if (
+                    len(waiting.spans) >= limits.batch_events_max
+                    or waiting.bytes >= limits.batch_bytes_max
+                ):
                     await self._flush(name)
             for name in tuple(self._waiting):
                 await self._flush(name)

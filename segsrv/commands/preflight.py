@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from segsrv.delivery.station import journal_dir
-from segsrv.errors import DataDirUnusable
+from segsrv.errors import DataDirUnusable, SinkUnavailable
 from segsrv.files import obstacle
 from segsrv.geoip.databases import describe as describe_databases
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors
 from segsrv.settings import Settings, sources
-from segsrv.sinks import make_sink, sink_names
+from segsrv.sinks import registry
+from segsrv.sinks.registry import Built
 from segsrv.tls import Certificate
 from segsrv.write_keys import key_path, with_file_keys, with_kept_key
 
 
-def verified(flags: argparse.Namespace) -> Settings:
+def verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
     """Return the settings, with the keys of their file, if a server could start with them.
+
+    With them come their sinks, made and not opened.
 
     The same for `serve` and `check`, and once for all workers: what is wrong is said in one line,
     and before anything is made.
@@ -34,31 +39,34 @@ def verified(flags: argparse.Namespace) -> Settings:
                 f"data_dir={settings.data_dir}: {blocked} can't be written: {_why(blocked)}"
             )
     keys = with_kept_key(settings).all_keys()
-    for url in sink_names(settings).values():
-        make_sink(url, settings, worker=0)
+    sinks = registry.build(settings)
     describe_databases(settings.geoip_db)
     AnalyticsJs(settings, Keyring(keys), Cors(keys))
     if settings.tls_cert is not None and settings.tls_key is not None:
         Certificate(settings.tls_cert, settings.tls_key)
-    return settings
+    return settings, sinks
 
 
-async def check_sinks(settings: Settings) -> None:
-    for url in sink_names(settings).values():
-        sink = make_sink(url, settings, worker=0)
+async def check_sinks(sinks: Sequence[Built]) -> None:
+    for built in sinks:
+        timeout_s = built.config.send_timeout_s
         try:
-            await sink.check()
+            async with asyncio.timeout(timeout_s):
+                await built.sink.check()
+        except TimeoutError:
+            raise SinkUnavailable(
+                f"{built.config.where}: no answer within {timeout_s:g} s"
+            ) from None
         finally:
-            await sink.close()
+            await built.sink.close()
 
 
-def describe(settings: Settings) -> list[str]:
+def describe(settings: Settings, sinks: Sequence[Built]) -> list[str]:
     """Say what runs, without secrets."""
-    sinks = [make_sink(url, settings, worker=0).describe() for url in sink_names(settings).values()]
     rows = {
         "formats": "flat at /api/v1/segment, compat at /api/v1/segment/compat",
         "keys": ", ".join(key.id for key in settings.all_keys()) or "none yet",
-        "sinks": ", ".join(sinks),
+        "sinks": ", ".join(f"{built.name} ({built.sink.describe()})" for built in sinks),
         "geoip": ", ".join(map(str, settings.geoip_db)) or "none",
         "durability": settings.durability,
         "workers": str(settings.workers),

@@ -17,14 +17,14 @@ _EXAMPLE = (
 
 
 def run(flags: argparse.Namespace) -> int:
-    settings = verified(flags)
+    settings, sinks = verified(flags)
     logs.configure(settings.log_level)
     has_own_key = not settings.all_keys()
     # An earlier start that failed may have made the key, but it told nobody.
     is_first_start = has_own_key and not journal_dir(settings).exists()
 
     def announce(url: str, settings: Settings) -> None:
-        lines = [f"segsrv listening on {url}", *describe(settings)]
+        lines = [f"segsrv listening on {url}", *describe(settings, sinks)]
         if has_own_key:
             lines.append(f"  key file    {key_path(settings)}")
         if is_first_start:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from segsrv.commands.sending import Sender
 from segsrv.errors import SettingsError
-from segsrv.settings import Settings
-from segsrv.sinks import make_sink, sink_names
-
-SEND_TIMEOUT_S = 60.0
+from segsrv.settings import Settings, SinkConfig
+from segsrv.sinks import registry
 
 
 class Targets:
-    """Belongs to one event loop; `close` gives up all that was opened."""
+    """Belongs to one event loop, but is made outside of it; `close` gives up what was opened.
+
+    Raises:
+        SettingsError: They are wrong, or a secret can't be read.
+
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._urls = sink_names(settings)
+        self._built = {built.name: built for built in registry.build(settings)}
         self._open: dict[str, Sender] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._urls
+        return name in self._built
+
+    def limits(self, name: str) -> SinkConfig:
+        """Return how much the sink *name* takes at once, and what."""
+        return self._built[name].config
 
     def check(self, flag: str, name: str) -> None:
         """Make sure that there is a sink called *name*.
@@ -29,7 +35,7 @@ class Targets:
 
         """
         if name not in self:
-            known = ", ".join(self._urls)
+            known = ", ".join(self._built)
             raise SettingsError(f"{flag}={name}: there is no such sink, expected one of {known}")
 
     async def sender(self, name: str) -> Sender:
@@ -41,8 +47,9 @@ class Targets:
 
         """
         if name not in self._open:
-            sink = make_sink(self._urls[name], self._settings, worker=0)
-            sender = self._open[name] = Sender(name, sink, timeout_s=SEND_TIMEOUT_S)
+            built = self._built[name]
+            sender = Sender(name, built.sink, timeout_s=built.config.send_timeout_s)
+            self._open[name] = sender
             await sender.open()
         return self._open[name]
 

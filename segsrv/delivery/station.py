@@ -18,7 +18,7 @@ from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
-from segsrv.sinks import make_sink, sink_names
+from segsrv.sinks import registry
 
 logger = logging.getLogger(__name__)
 
@@ -157,17 +157,17 @@ class Station:
         )
         shippers = [
             Shipper(
-                f"w{number}-{name}",
-                make_sink(url, settings, worker=number),
+                f"w{number}-{built.name}",
+                built.sink,
                 log,
-                self._dead_letters(f"w{number}-{name}"),
-                cursor_path=state / f"w{number}-{name}.json",
+                self._dead_letters(f"w{number}-{built.name}"),
+                cursor_path=state / f"w{number}-{built.cursor_name}.json",
                 file_mode=self._file_mode,
-                flush_interval_s=settings.flush_interval_s,
-                flush_bytes_max=settings.flush_bytes_max,
-                retry_s_max=settings.sink_retry_s_max,
+                flush_interval_s=built.config.batch_interval_s,
+                flush_bytes_max=built.config.batch_bytes_max,
+                retry_s_max=built.config.retry_s_max,
             )
-            for name, url in sink_names(settings).items()
+            for built in await asyncio.to_thread(registry.build, settings)
         ]
         self.shippers += shippers
 

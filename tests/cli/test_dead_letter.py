@@ -12,7 +12,7 @@ from segsrv.cli import main
 from segsrv.commands import sending
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.settings import sources
-from segsrv.sinks import sink_names
+from segsrv.sinks import registry
 from tests.command import segsrv
 from tests.server_process import ServerProcess
 from tests.site import Site
@@ -296,4 +296,5 @@ class TestReplay:
 
 
 def names_of(place) -> list[str]:
-    return list(sink_names(sources.load({"config": str(place.root / "segsrv.toml")}, {})))
+    settings = sources.load({"config": str(place.root / "segsrv.toml")}, {})
+    return [named.name for named in registry.resolve(settings)]

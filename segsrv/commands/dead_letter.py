@@ -13,6 +13,7 @@ from segsrv.commands.letter_replay import replay
 from segsrv.commands.letter_selection import Selection, sink_of
 from segsrv.commands.output import (
     Bar,
+    counted,
     harmless,
     moment,
     print_json,
@@ -123,12 +124,13 @@ def run_purge(flags: argparse.Namespace) -> int:
                 bar.add(file_bytes)
     if not flags.yes and count.letters:
         raise SettingsError(
-            f"purge would delete {count.letters} letters of {size(count.bytes)}; do it with --yes"
+            f"purge would delete {counted(count.letters, 'letter')} ({size(count.bytes)}); "
+            "--yes does it"
         )
     if flags.is_json:
         print_json({"deleted": count.letters, "bytes": count.bytes})
     else:
-        print(f"deleted {count.letters} letters of {size(count.bytes)}")
+        print(f"deleted {counted(count.letters, 'letter')} ({size(count.bytes)})")
     return 0
 
 
@@ -140,7 +142,7 @@ def run_replay(flags: argparse.Namespace) -> int:
     if flags.is_json:
         print_json(asdict(result))
     else:
-        print(f"delivered {result.delivered} events and deleted their letters")
+        print(f"delivered {counted(result.delivered, 'event')} and deleted the letters")
     for line in result.notes():
         print(f"segsrv: {line}", file=sys.stderr)
     return 1 if result.refused else 0

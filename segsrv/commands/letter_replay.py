@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from segsrv.commands.letter_selection import Selection, sink_of
-from segsrv.commands.output import Bar
+from segsrv.commands.output import Bar, counted
 from segsrv.commands.sending import Event
 from segsrv.commands.targets import Targets
 from segsrv.errors import SinkMisconfigured, SinkUnavailable
@@ -34,16 +34,16 @@ class Result:
         """Yield a line for each thing that is left to do."""
         yield from self.messages
         if self.refused:
-            yield f"{self.refused} were refused again and stay"
+            yield f"refused again, and kept: {counted(self.refused, 'letter')}"
         if self.without_sink:
             yield (
-                f"{self.without_sink} are of a sink that is not configured and stay; "
+                f"of a sink that is not configured: {counted(self.without_sink, 'letter')}; "
                 "--to NAME sends them to another"
             )
         if self.of_ingest:
             yield (
-                f"{self.of_ingest} were never events and stay; "
-                "mend what `dead-letter show` prints, and post it"
+                f"never were events: {counted(self.of_ingest, 'letter')}; "
+                "mend what `segsrv dead-letter show` prints, and post it"
             )
 
 
@@ -75,7 +75,7 @@ async def _replay(selection: Selection, targets: Targets, target: str | None) ->
                     await replaying.run(path)
                     bar.add(file_bytes)
     except (SinkUnavailable, SinkMisconfigured) as error:
-        done = f"{result.delivered} events were delivered before, and their letters deleted"
+        done = f"delivered before, and their letters deleted: {counted(result.delivered, 'event')}"
         raise type(error)(f"{error}; {done}") from error
     finally:
         await targets.close()
@@ -119,12 +119,12 @@ class _Replay:
         """Send what waits for a sink."""
         waiting = self._waiting.pop(name)
         sender = await self._targets.sender(name)
-        refused = await sender.send(waiting.events)
-        numbers = {event.number for event in refused}
-        self._delivered += [
-            span for number, span in enumerate(waiting.spans) if number not in numbers
-        ]
-        self.result.delivered += len(waiting.spans) - len(refused)
+
+        def on_taken(numbers: Sequence[int]) -> None:
+            self._delivered += [waiting.spans[number] for number in numbers]
+            self.result.delivered += len(numbers)
+
+        refused = await sender.send(waiting.events, on_taken)
         self.result.refused += len(refused)
         for event in refused[: NOTES_MAX - len(self.result.messages)]:
             self.result.messages.append(f"{name}: {event.message}")

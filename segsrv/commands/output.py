@@ -97,6 +97,11 @@ def size(count: int) -> str:
     return f"{count} B" if step == 0 else f"{value:.3g} {_STEPS[step]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 event`, `2 events`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def moment(time_ms: int | None) -> str | None:
     """Return a time in UTC as RFC 3339; None if it is not known."""
     if not time_ms:

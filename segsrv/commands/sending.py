@@ -52,11 +52,16 @@ class Sender:
         """Get the sink ready; raises as `send`."""
         await self._tried(self.sink.open)
 
-    async def send(self, events: Sequence[Event]) -> list[Refused]:
+    async def send(
+        self, events: Sequence[Event], on_taken: Callable[[Sequence[int]], object]
+    ) -> list[Refused]:
         """Deliver *events* in order; return those that the sink refuses for good.
 
+        *on_taken* is told the numbers of those that are safe in the sink, as soon as they are.
+
         Raises:
-            SinkUnavailable: The sink was tried several times; what it has of *events* is not known.
+            SinkUnavailable: The sink was tried several times; it may have more of *events* than
+                *on_taken* was told.
             SinkMisconfigured: It takes nothing as it is configured.
 
         """
@@ -70,6 +75,8 @@ class Sender:
                 bad, rest = _split(numbers, error.indexes)
                 refused += [Refused(number, str(error)) for number in bad]
                 todo += reversed(rest)
+            else:
+                on_taken(numbers)
         return sorted(refused)
 
     async def _send(self, events: Sequence[Event]) -> None:

@@ -200,7 +200,7 @@ class TestPurge:
         assert run("purge", "--sink", "file") == 2
 
         printed = capsys.readouterr()
-        assert "would delete 1 letters" in printed.err
+        assert "would delete 1 letter (" in printed.err
         assert len(place.left()) == 2
 
     def test_only_what_is_selected_goes(self, place, capsys):
@@ -209,7 +209,7 @@ class TestPurge:
         assert run("purge", "--sink", "file", "--yes") == 0
 
         assert place.left() == [of_ingest(2), refused(3, sink="other")]
-        assert capsys.readouterr().out.startswith("deleted 1 letters of")
+        assert capsys.readouterr().out.startswith("deleted 1 letter (")
 
     def test_beside_a_server_that_writes(self, tmp_path):
         """Letters that come before, between and after are each there until they are purged."""
@@ -237,9 +237,9 @@ class TestReplay:
         printed = capsys.readouterr()
         assert place.delivered() == [1, 3]
         assert place.left() == [of_ingest(2), refused(4, sink="gone")]
-        assert printed.out == "delivered 2 events and deleted their letters\n"
-        assert "1 were never events" in printed.err
-        assert "1 are of a sink that is not configured" in printed.err
+        assert printed.out == "delivered 2 events and deleted the letters\n"
+        assert "never were events: 1 letter;" in printed.err
+        assert "of a sink that is not configured: 1 letter;" in printed.err
 
     def test_another_sink_can_have_them(self, place):
         """The letters of a sink that is gone are not lost."""
@@ -274,7 +274,7 @@ class TestReplay:
 
         printed = capsys.readouterr()
         assert printed.err.startswith(f"segsrv: sink {blocked}: ")
-        assert "1 events were delivered before" in printed.err
+        assert "letters deleted: 1 event\n" in printed.err
         assert printed.err.count("\n") == 1
         assert place.left() == [refused(2, sink=blocked)]
 

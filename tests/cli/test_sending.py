@@ -20,6 +20,7 @@ class Memory:
         self._refused = set(refused)
         self._names_indexes = names_indexes
         self._failures = list(failures)
+        self._good: int | None = None
 
     async def open(self):
         self._fail()
@@ -37,7 +38,12 @@ class Memory:
         assert [fact.length for fact in batch.facts] == [len(line) for line in batch.lines()]
         self.taken += batch.lines()
 
+    def send_failures_after(self, batches):
+        self._good = batches
+
     def _fail(self):
+        if self._good is not None and len(set(self.ids)) > self._good:
+            raise SinkUnavailable("gone")
         if self._failures:
             raise self._failures.pop(0)
 
@@ -68,16 +74,18 @@ class TestRefused:
     async def test_all_others_are_delivered_in_order(self, bad, names_indexes):
         """What the sink refuses is found, whether it says which ones or not."""
         sink = Memory(refused=lines(*bad), names_indexes=names_indexes)
-        refused = await sender(sink).send(events(8))
+        taken = []
+        refused = await sender(sink).send(events(8), taken.extend)
 
         assert refused == [Refused(number, "too odd") for number in bad]
         assert sink.taken == lines(*(number for number in range(8) if number not in bad))
+        assert taken == [number for number in range(8) if number not in bad]
         assert len(set(sink.ids)) == len(sink.ids)
 
     async def test_one_of_many_is_found_in_few_steps(self):
         """Halves, not one by one."""
         sink = Memory(refused=lines(777))
-        await sender(sink).send(events(1_000))
+        await sender(sink).send(events(1_000), [].extend)
 
         assert len(sink.ids) <= 21
 
@@ -86,7 +94,7 @@ class TestFailures:
     async def test_the_same_batch_is_sent_again(self):
         """Under the same id and placement, for a sink that stored it before it failed."""
         sink = Memory(failures=[SinkUnavailable("busy"), OSError(5, "Input/output error")])
-        await sender(sink).send(events(2))
+        await sender(sink).send(events(2), [].extend)
 
         assert sink.taken == lines(0, 1)
         assert len(sink.ids) == 3
@@ -97,14 +105,25 @@ class TestFailures:
         """A command ends, and says which sink it was."""
         sink = Memory(failures=[SinkUnavailable("busy")] * 99)
         with pytest.raises(SinkUnavailable, match="sink memory: busy"):
-            await sender(sink).send(events(1))
+            await sender(sink).send(events(1), [].extend)
         assert len(sink.ids) == sending.TRIES
+
+    async def test_what_was_taken_before_is_known(self):
+        """It need not be sent again when the rest is."""
+        sink = Memory(refused=lines(0))
+        taken = []
+        sends = sender(sink)
+        sink.send_failures_after(4)
+        with pytest.raises(SinkUnavailable):
+            await sends.send(events(4), taken.extend)
+        assert taken
+        assert [b'{"n":%d}\n' % number for number in taken] == sink.taken
 
     async def test_what_is_misconfigured_is_not_tried_again(self):
         """Only somebody who mends the settings can help."""
         sink = Memory(failures=[SinkMisconfigured("no such table")])
         with pytest.raises(SinkMisconfigured, match="no such table"):
-            await sender(sink).send(events(1))
+            await sender(sink).send(events(1), [].extend)
         assert len(sink.ids) == 1
 
     async def test_a_sink_that_never_answers_has_a_limit(self):
@@ -115,13 +134,13 @@ class TestFailures:
                 await asyncio.Event().wait()
 
         with pytest.raises(SinkUnavailable, match=r"no answer within 0\.01 s"):
-            await Sender("silent", Silent(), timeout_s=0.01).send(events(1))
+            await Sender("silent", Silent(), timeout_s=0.01).send(events(1), [].extend)
 
     async def test_a_placement_follows_the_one_before(self):
         """The sink may go on in the same file."""
         sink = Memory()
         sends = sender(sink)
-        await sends.send(events(1))
-        await sends.send(events(1))
+        await sends.send(events(1), [].extend)
+        await sends.send(events(1), [].extend)
 
         assert [placement["last"] for placement in sink.placements] == [None, sink.ids[0]]

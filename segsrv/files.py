@@ -33,10 +33,15 @@ def make_dir(path: Path, file_mode: int = FILE_MODE) -> None:
         # Not on a file system without modes.
         with contextlib.suppress(PermissionError):
             set_dir_mode(folder, file_mode)
+        # Before the next one is made, so that a folder with something in it has a safe name.
+        sync_dir(folder.parent)
     if not path.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    for made in missing:
-        sync_dir(made.parent)
+    if not missing:
+        # Whoever made it may have been killed before its name was safe. An operator's own folder
+        # may stand in one that we can't open.
+        with contextlib.suppress(PermissionError):
+            sync_dir(path.parent)
 
 
 def set_dir_mode(path: Path, file_mode: int) -> None:
@@ -113,13 +118,26 @@ def replace_file(
     fd = open_file(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, file_mode)
     try:
         write_all(fd, [data])
-        if is_synced:
-            os.fsync(fd)
+    finally:
+        os.close(fd)
+    if is_synced:
+        publish(temporary, path)
+    else:
+        temporary.replace(path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename *temporary* to *path*, which then has all of it or, after a power cut, is as before.
+
+    Both are in one folder. When this returns, the new one is there for good.
+    """
+    fd = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)
     temporary.replace(path)
-    if is_synced:
-        sync_dir(path.parent)
+    sync_dir(path.parent)
 
 
 def file_version(path: Path) -> Version | None:

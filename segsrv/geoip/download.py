@@ -32,6 +32,7 @@ from tqdm import tqdm
 from yarl import URL
 
 from segsrv.errors import SegsrvError, SettingsError
+from segsrv.files import publish
 from segsrv.geoip.archive import ArchiveError, unpack
 
 if TYPE_CHECKING:
@@ -147,7 +148,6 @@ def fetch(
             except ArchiveError as error:
                 raise DownloadError(f"{_shown(url)}: {error}") from error
             database.flush()
-            os.fsync(database.fileno())
             metadata = _metadata(Path(database.name), url)
             _replace(Path(database.name), target)
     except OSError as error:
@@ -396,9 +396,4 @@ def _temporary(target: Path) -> Iterator[IO[bytes]]:
 def _replace(path: Path, target: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.copymode(target, path)
-    path.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    publish(path, target)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+from datetime import UTC, datetime
 from pathlib import Path
+
+import orjson
 
 from segsrv.errors import JournalFault, JournalFull
 from segsrv.files import (
@@ -14,6 +18,7 @@ from segsrv.files import (
     is_full,
     make_dir,
     open_file,
+    replace_file,
     sync_dir,
     write_all,
 )
@@ -28,9 +33,9 @@ TAIL_BYTES = 64 << 10
 class DeadLetters:
     """Appends NDJSON lines to numbered files; the oldest goes when all take *bytes_max*.
 
-    Belongs to one thread. Files are named `<prefix>-<number>.ndjson`. A file is locked while lines
-    are appended. Where a command holds the lock to take letters out, the next file is begun: the
-    server never waits for a command.
+    Belongs to one thread. Files are named `<prefix>-<number>.ndjson`. An object without a `time`
+    gets that of its writing. A file is locked while lines are appended. Where a command holds the
+    lock to take letters out, the next file is begun: the server never waits for a command.
     """
 
     def __init__(
@@ -41,43 +46,64 @@ class DeadLetters:
         self._bytes_max = bytes_max
         self._file_bytes_max = max(bytes_max // FILES, 1)
         self._file_mode = file_mode
-        self._whole: Path | None = None
+        # The file that this process writes to, how many of its bytes are lines that were
+        # acknowledged, and whether there may be more.
+        self._path: Path | None = None
+        self._size = 0
+        self._has_failed = False
+        self._named: Path | None = None
+        """The file whose name is on stable storage."""
 
     def append(self, lines: list[bytes]) -> None:
         """Write *lines* and wait until they are on stable storage.
 
         Raises:
             JournalFull: The disk is full.
-            JournalFault: The disk refused them.
+            JournalFault: The disk refused them; they are not there after a later success.
 
         """
+        data = b"".join(map(_with_time, lines))
         try:
-            make_dir(self.directory, self._file_mode)
+            if self._path is None or not self.directory.exists():
+                make_dir(self.directory, self._file_mode)
             fd, path = self._open()
             try:
-                self._write(fd, path, lines)
+                self._write(fd, path, data)
             finally:
                 os.close(fd)
-            if path != self._whole:
-                sync_dir(self.directory)
-            self._whole = path
         except OSError as error:
             kind = JournalFull if is_full(error) else JournalFault
             raise kind(f"dead letters can't be written: {error.strerror}") from error
 
-    def _write(self, fd: int, path: Path, lines: list[bytes]) -> None:
-        if path != self._whole:
-            # A crash, or a failure that could not be undone, may have left half a line, and what is
-            # written behind that could not be parsed.
-            os.ftruncate(fd, whole_bytes(fd))
-        size = os.fstat(fd).st_size
+    def _write(self, fd: int, path: Path, data: bytes) -> None:
+        if os.fstat(fd).st_size == 0:
+            self._named = None
+        size = self._cut(fd, path)
+        self._path, self._size, self._has_failed = path, size, True
         try:
-            write_all(fd, [b"".join(lines)])
+            write_all(fd, [data])
             os.fdatasync(fd)
         except OSError:
-            self._whole = None
-            os.ftruncate(fd, size)
+            # Readers should not see half a line until the next try.
+            with contextlib.suppress(OSError):
+                os.ftruncate(fd, size)
             raise
+        if path != self._named:
+            sync_dir(self.directory)
+            self._named = path
+        self._size, self._has_failed = size + len(data), False
+
+    def _cut(self, fd: int, path: Path) -> int:
+        """Cut off what was never acknowledged, and return what is left."""
+        present = os.fstat(fd).st_size
+        is_ours = path == self._path and present >= self._size
+        if is_ours and not self._has_failed and present == self._size:
+            return present
+        size = self._size if is_ours and self._has_failed else whole_bytes(fd)
+        os.ftruncate(fd, size)
+        # Else a power cut could leave a part of it between parts of the lines that follow.
+        os.fdatasync(fd)
+        return size
 
     def _open(self) -> tuple[int, Path]:
         """Open the newest file and lock it; begin the next where it is full or locked."""
@@ -88,7 +114,8 @@ class DeadLetters:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # A command may have put another file in its place since it was opened.
-                if os.fstat(fd).st_nlink:
+                is_there = os.fstat(fd).st_nlink > 0
+                if is_there and (path == self._path or not self._drop_torn_lines(path)):
                     return fd, path
             except BlockingIOError:
                 held = path
@@ -98,16 +125,38 @@ class DeadLetters:
             os.close(fd)
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
+    def _drop_torn_lines(self, path: Path) -> bool:
+        """Remove lines of which a power cut left a part: the rest reads as zeros.
+
+        What is whole behind them stays. Returns whether there were any, and so the file is another.
+        """
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return False
+        if b"\0" not in data:
+            return False
+        lines = data.split(b"\n")[:-1]
+        whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
+        replace_file(path, whole, file_mode=self._file_mode)
+        return True
+
     def _current(self, held: Path | None) -> Path:
         """Return the file to append to, which is not *held*."""
+        if self._has_failed and self._path is not None and self._path.exists():
+            # It may hold what was refused.
+            if self._path == held:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            return self._path
         files = self._files()
-        if files and files[-1] != held and _size(files[-1]) < self._file_bytes_max:
+        if files and files[-1] != held and _bytes_of(files[-1]) < self._file_bytes_max:
             return files[-1]
-        total_bytes = sum(map(_size, files))
+        # Files that were begun early are small, so their number alone says little.
+        total_bytes = sum(map(_bytes_of, files))
         while len(files) >= FILES and (
             total_bytes > self._bytes_max - self._file_bytes_max or len(files) >= FILES_MAX
         ):
-            total_bytes -= _size(files[0])
+            total_bytes -= _bytes_of(files[0])
             files.pop(0).unlink(missing_ok=True)
         number = number_of(files[-1]) + 1 if files else 1
         return self.directory / f"{self._prefix}-{number:0{NUMBER_DIGITS}d}.ndjson"
@@ -122,11 +171,6 @@ def number_of(path: Path) -> int:
     return int(path.stem.rpartition("-")[2])
 
 
-def _size(path: Path) -> int:
-    version = file_version(path)
-    return version[1] if version else 0
-
-
 def whole_bytes(fd: int) -> int:
     """Return where the last line ends, read from the end in pieces."""
     end = os.fstat(fd).st_size
@@ -137,3 +181,19 @@ def whole_bytes(fd: int) -> int:
             return start + newline + 1
         end = start
     return 0
+
+
+def _bytes_of(path: Path) -> int:
+    version = file_version(path)
+    return version[1] if version else 0
+
+
+def _with_time(line: bytes) -> bytes:
+    if not line.startswith(b'{"'):
+        return line
+    if b'"time":' in line:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            if "time" in orjson.loads(line):
+                return line
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00")
+    return b'{"time":"%sZ",' % now.encode() + line[1:]

@@ -59,7 +59,8 @@ class Peers:
         return found
 
     def _write(self, report: Report) -> None:
-        make_dir(self._folder, self._file_mode)
+        if not self._folder.exists():
+            make_dir(self._folder, self._file_mode)
         data = json.dumps({**report, "monotonic_s": time.monotonic()}).encode()
         replace_file(self._path(self.worker), data, file_mode=self._file_mode, is_synced=False)
 

@@ -29,7 +29,7 @@ def refused(number, *, sink="file", at="2026-11-20T10:00:00.000Z", **fields) -> 
 
 
 def of_ingest(number, *, at="2026-11-21T10:00:00.000Z") -> dict:
-    letter = {"reason": "not_an_object", "message": "an item must be an object"}
+    letter = {"time": at, "reason": "not_an_object", "message": "an item must be an object"}
     return letter | {"received_at": at, "api_key": SECRET, "item": number}
 
 

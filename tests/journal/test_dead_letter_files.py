@@ -1,7 +1,9 @@
 """Dead letter files: bounded, whole lines only, and never mixed between their writers."""
 
 import os
+from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 
 from segsrv.errors import JournalFault, JournalFull
@@ -90,12 +92,65 @@ class TestHalfLines:
         with monkeypatch.context() as patch:
             patch.setattr(dead_letters, "write_all", write_half)
             patch.setattr(os, "ftruncate", refuse)
-            with pytest.raises(JournalFault):
+            with pytest.raises(JournalFull):
                 letters.append([b"2\n"])
         assert contents(tmp_path, "w0") == [b"1\nha"]
 
         letters.append([b"3\n"])
         assert contents(tmp_path, "w0") == [b"1\n3\n"]
+
+    def test_what_was_refused_never_appears_behind_a_success(self, tmp_path, monkeypatch):
+        """Whole lines that could be neither synced nor taken back go with the next write."""
+        letters = DeadLetters(tmp_path, prefix="w0", bytes_max=FILES * 4)
+        letters.append([b"1\n"])
+
+        def refuse(*_arguments: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", refuse)
+            patch.setattr(os, "ftruncate", refuse)
+            with pytest.raises(JournalFault):
+                letters.append([b"refused\n"])
+        letters.append([b"3\n"])
+
+        assert contents(tmp_path, "w0") == [b"1\n3\n"]
+
+    @pytest.mark.parametrize(
+        ("left", "expected"),
+        [
+            (b"1\n" + bytes(9) + b"lf}\n3\n", b"1\n3\n4\n"),
+            (b"1\n{ha" + bytes(9) + b"lf}\n3\n{" + bytes(5), b"1\n3\n4\n"),
+            (bytes(9) + b"\n", b"4\n"),
+        ],
+    )
+    def test_zeros_of_a_power_cut_are_taken_out(self, tmp_path, left, expected):
+        """Lines with blocks that were never written go, and whole lines behind them stay."""
+        (tmp_path / "w0-00000001.ndjson").write_bytes(left)
+        DeadLetters(tmp_path, prefix="w0", bytes_max=1 << 20).append([b"4\n"])
+        assert contents(tmp_path, "w0") == [expected]
+
+
+class TestTime:
+    def test_a_letter_without_one_gets_it(self, tmp_path):
+        """The time of writing is RFC 3339 and in UTC; nothing else of the letter changes."""
+        letter = {"reason": "r", "item": {"time": 1}}
+        before = datetime.now(UTC) - timedelta(milliseconds=1)
+        letters = DeadLetters(tmp_path, prefix="w0", bytes_max=1 << 20)
+        letters.append([orjson.dumps(letter) + b"\n"])
+        (stored,) = map(orjson.loads, contents(tmp_path, "w0"))
+
+        time = stored.pop("time")
+        assert time.endswith("Z")
+        assert before <= datetime.fromisoformat(time) <= datetime.now(UTC)
+        assert stored == letter
+
+    def test_one_that_has_it_keeps_it(self, tmp_path):
+        """Neither is what is no object touched."""
+        lines = [b'{"reason":"r","time":"2026-11-25T00:00:00Z"}\n', b"{}\n"]
+        letters = DeadLetters(tmp_path, prefix="w0", bytes_max=1 << 20)
+        letters.append(lines)
+        assert contents(tmp_path, "w0") == [b"".join(lines)]
 
     def test_a_full_disk_is_told_from_a_broken_one(self, tmp_path, monkeypatch):
         """The error of a full disk is `journal_full`, as it is for events."""

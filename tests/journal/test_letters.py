@@ -104,8 +104,8 @@ class TestReading:
 
     def test_a_letter_without_a_time_is_as_old_as_its_file(self, tmp_path):
         """Also after others were taken out of the file."""
-        written(tmp_path, 1, 2)
         path = tmp_path / "w0-00000001.ndjson"
+        path.write_bytes(line(1) + line(2))
         os.utime(path, (1_700_000_000, 1_700_000_000))
         take_out(tmp_path, 1)
 

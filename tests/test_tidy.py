@@ -16,6 +16,7 @@ FUNCTION_LINES_MAX = 60
 ROOMS = [
     "errors",
     "files",
+    "board",
     "addresses",
     "settings",
     "events",

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from segsrv.delivery.station import journal_dir
+from segsrv.delivery.journals import journal_dir
 from segsrv.errors import DataDirUnusable, SinkUnavailable
 from segsrv.files import obstacle
 from segsrv.geoip.databases import describe as describe_databases

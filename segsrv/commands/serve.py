@@ -6,7 +6,7 @@ import argparse
 
 from segsrv import logs, server
 from segsrv.commands.preflight import describe, verified
-from segsrv.delivery.station import journal_dir
+from segsrv.delivery.journals import journal_dir
 from segsrv.settings import Settings
 from segsrv.write_keys import key_path
 

@@ -103,6 +103,12 @@ class Settings:
     disk_free_bytes_min: int = option(
         64 * MIB, "answer 503 when the disk has less free than this", low=0, high=1 << 50
     )
+    set_aside_bytes_max: int = option(
+        10 * GIB,
+        "events set aside for one sink that lags too far; the oldest go first",
+        low=MIB,
+        high=1 << 50,
+    )
     dead_letter_bytes_max: int = option(
         GIB, "dead letters kept, per worker; the oldest go first", low=MIB, high=1 << 50
     )
@@ -113,6 +119,18 @@ class Settings:
     flush_bytes_max: int = option(8 * MIB, "one batch to a sink", low=64 << 10, high=GIB)
     sink_retry_s_max: float = option(
         60.0, "longest wait between two tries of a sink that is down", low=0.1, high=3_600
+    )
+    dedup_window_s: float = option(
+        0.0,
+        "deliver an event id that comes again within this time once to each sink; 0: every time",
+        low=0,
+        high=366 * 86_400,
+    )
+    dedup_ids_max: int = option(
+        10_000_000,
+        "event ids remembered for each sink; the oldest leave first",
+        low=1_000,
+        high=100_000_000,
     )
     file_bytes_max: int = option(
         256 * MIB, "one file of the file sink, then the next is begun", low=64 << 10, high=1 << 40

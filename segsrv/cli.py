@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from segsrv.commands import check, dead_letter, serve
+from segsrv.commands import check, dead_letter, journal, serve
 from segsrv.errors import SegsrvError, SettingsError
 from segsrv.geoip import download
 from segsrv.settings import sources
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     checking = commands.add_parser("check", help="say what would run", allow_abbrev=False)
     sources.add_flags(checking)
     checking.set_defaults(run=check.run)
+    journal.add_to(commands)
     dead_letter.add_to(commands)
     geoip = commands.add_parser("geoip", help="GeoIP databases").add_subparsers(
         required=True, metavar="COMMAND"

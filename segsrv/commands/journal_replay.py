@@ -47,23 +47,23 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What is read of one journal: from *start* to *end*, or to its last byte."""
+    """What is read of one journal."""
 
     survey: Survey
+    end: Mark
     start: Mark = Mark(0)
-    end: Mark | None = None
     part: Part | None = None
 
     @property
     def limit(self) -> int | None:
-        """The position up to which whole frames are read; None for all."""
-        return None if self.end is None or self.end.skip else self.end.position
+        """The position up to which whole frames are read; None where that is within one."""
+        return None if self.end.skip else self.end.position
 
     def events(self, frame: Stored) -> Iterator[Event]:
         """Yield the events of *frame* that belong to it."""
         low = self.start.skip if frame.position == self.start.position else 0
         high = frame.events
-        if self.end is not None and frame.position >= self.end.position:
+        if frame.position >= self.end.position:
             high = self.end.skip if frame.position == self.end.position else 0
         offset = 0
         for number, known in enumerate(facts.each(frame.runs)):
@@ -82,14 +82,17 @@ def run_replay(flags: argparse.Namespace) -> int:
         if chosen:
             raise SettingsError("--set-aside: takes no other filter; what it sends is then deleted")
         stretches = [
-            Stretch(part.survey(), part.start, part.end, part)
+            Stretch(part.survey(), part.end, part.start, part)
             for part in standing.parts(settings)
             if part.sink == flags.sink_name
         ]
     else:
         if chosen.since_ms is None:
             raise SettingsError("--since: is needed, or --set-aside")
-        stretches = [Stretch(survey) for survey in surveys(settings).values()]
+        journals = surveys(settings)
+        # What comes after its mark the sink gets anyway.
+        marks = standing.marks(settings, journals, flags.sink_name)
+        stretches = [Stretch(journals[name], end=mark) for name, mark in marks.items()]
     replay = _Replay(settings, targets, flags.sink_name, chosen)
     with letters.exclusive(settings.data_dir / "dead-letter"):
         asyncio.run(replay.run(stretches))
@@ -151,6 +154,8 @@ class _Replay:
             if isinstance(item, Fault):
                 self.result.faults += item.what != UNFINISHED
                 continue
+            if item.position > stretch.end.position:
+                break
             for event in stretch.events(item):
                 if self._chosen.has(event.facts) and self._own.has(event.facts):
                     await self._add(event)

@@ -70,6 +70,11 @@ def lags(settings: Settings, journals: Mapping[str, Survey], bar: Bar) -> list[L
     return found
 
 
+def marks(settings: Settings, journals: Mapping[str, Survey], sink: str) -> dict[str, Mark]:
+    """Return where a sink stands in each journal: before that it has all but what it refused."""
+    return {lag.journal: lag.mark for lag in _standings(settings, journals) if lag.sink == sink}
+
+
 def _standings(settings: Settings, journals: Mapping[str, Survey]) -> Iterator[Lag]:
     folder = cursor_dir(settings)
     for named in registry.resolve(settings):

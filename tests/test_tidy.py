@@ -30,7 +30,7 @@ ROOMS = [
     "logs",
     "tls",
     "app",
-    "server",
+    "process",
     "commands",
     "cli",
     "__main__",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from segsrv import server
+from segsrv import process
 from segsrv.commands.preflight import check_sinks, describe, verified
 from segsrv.geoip.databases import describe as describe_databases
 from segsrv.write_keys import key_path, with_kept_key
@@ -13,7 +13,7 @@ from segsrv.write_keys import key_path, with_kept_key
 
 def run(flags: argparse.Namespace) -> int:
     settings, sinks = verified(flags)
-    server.check_address(settings)
+    process.check_address(settings)
     asyncio.run(check_sinks(sinks))
     has_own_key = not settings.all_keys()
     settings = with_kept_key(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from segsrv import logs, server
+from segsrv import logs, process
 from segsrv.commands.preflight import describe, verified
 from segsrv.delivery.journals import journal_dir
 from segsrv.settings import Settings
@@ -31,7 +31,7 @@ def run(flags: argparse.Namespace) -> int:
             lines += ["", "A write key was made. Try it:", "", _curl(url, settings)]
         print("\n".join(lines), flush=True)
 
-    return server.serve(settings, announce)
+    return process.serve(settings, announce)
 
 
 def _curl(url: str, settings: Settings) -> str:

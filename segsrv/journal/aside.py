@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 import threading
 from pathlib import Path
 
@@ -14,7 +15,8 @@ logger = logging.getLogger(__name__)
 
 BYTES_MAX = 64 << 20
 KNOWN_MAX = 10_000
-_NAME = re.compile(r"[0-9]{20}\.(segment|journal)\.(damaged|torn)-[0-9]+")
+SAME_OFFSET_MAX = 100
+_NAME = re.compile(r"[0-9]{20}\.(segment|journal)\.(damaged|torn)-[0-9]+(\.[0-9]+)?")
 
 
 class Aside:
@@ -44,13 +46,16 @@ class Aside:
     def keep(
         self, segment: Path, offset: int, data: bytes | memoryview, *, is_torn: bool = False
     ) -> bool:
-        """Keep *data*, found at *offset* of *segment*; return whether a file holds it now."""
+        """Keep *data*, found at *offset* of *segment*; return whether a file holds it now.
+
+        False also for what this object was asked before.
+        """
         name = f"{segment.name}.{'torn' if is_torn else 'damaged'}-{offset}"
-        path = self._directory / name
-        if path.exists():
-            return True
         if not self._is_new(name):
             return False
+        path, is_there = self._place(name, memoryview(data)[: self._bytes_max])
+        if is_there:
+            return True
         if is_torn:
             self.torn_tails += 1
         else:
@@ -88,6 +93,17 @@ class Aside:
         """Say that bytes missing from *position* on are counted already."""
         self._is_new(f"missing-{position}")
 
+    def _place(self, name: str, data: memoryview) -> tuple[Path, bool]:
+        """Return where *data* goes, and whether an earlier start has kept it there."""
+        path = self._directory / name
+        for number in range(1, SAME_OFFSET_MAX):
+            if not os.path.lexists(path):
+                return path, False
+            if _holds(path, data):
+                return path, True
+            path = self._directory / f"{name}.{number}"
+        return path, False
+
     def _is_new(self, name: str) -> bool:
         with self._lock:
             if name in self._known or len(self._known) >= KNOWN_MAX:
@@ -120,3 +136,13 @@ class Aside:
                 return
             Path(path).unlink(missing_ok=True)
             total -= info.st_size
+
+
+def _holds(path: Path, data: memoryview) -> bool:
+    try:
+        info = path.lstat()
+        # Nothing else is opened: a pipe would never answer.
+        is_alike = stat.S_ISREG(info.st_mode) and info.st_size == len(data)
+        return is_alike and path.read_bytes() == data
+    except OSError:
+        return False

@@ -153,7 +153,8 @@ def is_torn(rest: Buffer, position: int) -> bool:
         return True
     if len(view) < HEADER_BYTES and MAGIC.startswith(bytes(view[: len(MAGIC)])):
         return True
-    start = 0
+    # The first byte of a magic is always zero.
+    start = 1
     while start < len(view):
         end = min(start + BLOCK_BYTES - (position + start) % BLOCK_BYTES, len(view))
         if not any(view[start:end]):

@@ -185,7 +185,8 @@ class SegmentLog:
         """
         self.check_lock()
         acknowledged = self.end if end is None else min(self.end, end)
-        return self._pieces.read(self._view, position, bytes_max, acknowledged)
+        view, first = self._view, self.first
+        return self._pieces.read(view, position, bytes_max, acknowledged, first=first)
 
     def release(self, position: int, *, retention_s: float = 0.0) -> None:
         """Delete segments that lie wholly below *position* and are older than *retention_s*.
@@ -234,9 +235,17 @@ class SegmentLog:
         else:
             self._view = View(tuple(segments), None)
             self.end = max([self.end, *(segment.end for segment in segments[-1:])])
-            self._roll()
-        # The id has to last from the first cursor on, also where older files have none.
-        os.fdatasync(self._fd)
+            try:
+                self._roll()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                # What is here can be delivered; the next append tries again, and says so.
+                path = segment_path(self.directory, self.end)
+                self._view = self._view._replace(newest=Segment(self.end, self.end, path))
+        if self._fd >= 0:
+            # The id has to last from the first cursor on, also where older files have none.
+            os.fdatasync(self._fd)
 
     def _roll(self) -> None:
         """Seal the newest segment and begin the next."""

@@ -165,10 +165,12 @@ class Pieces:
         self._aside = aside
         self._spare = spare
 
-    def read(self, view: View, position: int, bytes_max: int, end: int | None) -> Chunk:
-        """Return a chunk as `Reader.read` does."""
+    def read(
+        self, view: View, position: int, bytes_max: int, end: int | None, *, first: int = 0
+    ) -> Chunk:
+        """Return a chunk as `Reader.read` does; what lies below *first* was let go of."""
         frames: list[Stored] = []
-        at = position
+        at = max(position, first)
         limit = POSITION_MAX if end is None else end
         name = ""
         for segment in view.since(position):

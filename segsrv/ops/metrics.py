@@ -119,6 +119,11 @@ class Metrics:
             "Damaged pieces set aside, and files that were removed.",
             [({}, commit.log.damaged_frames)],
         )
+        yield counter(
+            "journal_torn_tails",
+            "Commits that a crash left unfinished, cut off at the start.",
+            [({}, commit.log.torn_tails)],
+        )
         yield counter("commit_failures", "Commits that the disk refused.", [({}, stats.failures)])
         yield counter("commit_events", "Events in commits.", [({}, stats.events)])
         bounds = [*map(str, COMMIT_SECONDS_BOUNDS), "+Inf"]

@@ -22,6 +22,7 @@ from segsrv.settings.key import ID_CHARS_MAX, MADE_KEY_ID, Key
 from segsrv.settings.sink import DEFAULT_SINK, SinkConfig, SinkTable
 
 Durability = Literal["fsync", "write", "memory"]
+DeliveryIn = Literal["auto", "process", "thread"]
 Privacy = Literal["keep", "strict", "comply"]
 StoredKey = Literal["secret", "id", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -43,6 +44,11 @@ class Settings:
         "", "HOST:PORT for metrics, readiness details and openapi.json, off the public port"
     )
     workers: int = option(1, "processes, each with its own journal", low=1, high=256)
+    delivery: DeliveryIn = option(
+        "auto",
+        "where sinks are fed from: a process for all workers, a thread of each; auto picks the "
+        "process for two workers or more",
+    )
     data_dir: Path = option(Path("data"), "where the journal, events and state live")
     file_mode: FileMode = option(
         "0640", "mode of files with events; folders are also entered by whoever may read"

@@ -19,6 +19,15 @@ def pids(server: ServerProcess) -> dict[str, int]:
     return {name: int(pid) for name, pid in started}
 
 
+def parent_of(pid: int) -> int:
+    """Return the process that started *pid*; 0 if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def worker_pids(server: ServerProcess) -> dict[int, int]:
     """Return the newest process of each worker, by the server's own log."""
     started = re.findall(r"started worker=(\d+) pid=(\d+)", server.stderr)

@@ -18,7 +18,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.crashes import check_stored, check_whole_lines, kill_all, pids
+from tests.faults.crashes import check_stored, check_whole_lines, kill_all, parent_of, pids
 from tests.faults.load import Load
 from tests.server_process import ServerProcess
 from tests.waiting import until
@@ -69,7 +69,8 @@ async def run(directory: Path, *, rounds: int, seed: int, flags: tuple[str, ...]
 def kill_one(server: ServerProcess, victim: str, chance: random.Random) -> bool:
     """Kill the delivery process or one worker; False if the server has no such process."""
     found = [pid for name, pid in pids(server).items() if name.startswith(victim)]
-    found = [pid for pid in found if pid != server.pid]
+    # Only this server's own: the log goes on over all rounds.
+    found = [pid for pid in found if pid != server.pid and parent_of(pid) == server.pid]
     if not found:
         return False
     os.kill(chance.choice(found), signal.SIGKILL)

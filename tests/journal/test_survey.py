@@ -153,13 +153,15 @@ class TestDamage:
 
     def test_what_was_refused_is_not_there(self, tmp_path):
         """A whole frame behind the acknowledged end of a segment counts for nothing."""
-        filled(tmp_path, range(8))
+        fill(tmp_path, range(3))
+        with opened(tmp_path, position_min=Survey(tmp_path).end + 4_096) as log:
+            log.append(payload(3), 1)
         head, tail = frame.encode(payload(99), 1)
         with files_of(tmp_path)[0].open("ab") as file:
             file.write(head + payload(99) + tail)
 
         items = list(Survey(tmp_path).frames())
-        assert numbers_of(items) == list(range(8))
+        assert numbers_of(items) == list(range(4))
         assert faults_of(items) == []
 
     def test_every_byte_flipped_and_every_length(self, tmp_path):

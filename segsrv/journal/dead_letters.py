@@ -59,9 +59,9 @@ class DeadLetters:
         try:
             if self._path is None or not self.directory.exists():
                 make_dir(self.directory, self._file_mode)
+            if self._path is None:
+                self._mend_newest()
             path = self._current()
-            if path != self._path:
-                self._drop_torn_lines(path)
             fd = open_file(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, self._file_mode)
             try:
                 self._write(fd, path, data)
@@ -101,19 +101,22 @@ class DeadLetters:
         os.fdatasync(fd)
         return size
 
-    def _drop_torn_lines(self, path: Path) -> None:
-        """Remove lines of which a power cut left a part: the rest reads as zeros.
+    def _mend_newest(self) -> None:
+        """Remove what an earlier process left of lines, be the file continued or not.
 
-        What is whole behind them stays.
+        After a power cut the rest of such a line may read as zeros; what is whole behind it stays.
         """
-        try:
+        for path in self._files()[-1:]:
             data = path.read_bytes()
-        except FileNotFoundError:
-            return
-        if b"\0" in data:
-            lines = data.split(b"\n")[:-1]
-            whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
-            replace_file(path, whole, file_mode=self._file_mode)
+            if b"\0" in data:
+                lines = data.split(b"\n")[:-1]
+                whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
+                replace_file(path, whole, file_mode=self._file_mode)
+            fd = open_file(path, os.O_RDWR, self._file_mode)
+            try:
+                self._cut(fd, path)
+            finally:
+                os.close(fd)
 
     def _current(self) -> Path:
         if self._has_failed and self._path is not None and self._path.exists():

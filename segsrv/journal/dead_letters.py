@@ -66,6 +66,8 @@ class DeadLetters:
         try:
             if self._path is None or not self.directory.exists():
                 make_dir(self.directory, self._file_mode)
+            if self._path is None:
+                self._mend_newest()
             fd, path = self._open()
             try:
                 self._write(fd, path, data)
@@ -111,35 +113,39 @@ class DeadLetters:
         for _ in range(OPEN_TRIES):
             path = self._current(held)
             fd = open_file(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, self._file_mode)
+            is_ready = False
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # A command may have put another file in its place since it was opened.
-                is_there = os.fstat(fd).st_nlink > 0
-                if is_there and (path == self._path or not self._drop_torn_lines(path)):
+                if not _is_locked(fd):
+                    held = path
+                elif os.fstat(fd).st_nlink:
+                    # Else a command has put another file in its place since it was opened.
+                    is_ready = True
                     return fd, path
-            except BlockingIOError:
-                held = path
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
+            finally:
+                if not is_ready:
+                    os.close(fd)
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
-    def _drop_torn_lines(self, path: Path) -> bool:
-        """Remove lines of which a power cut left a part: the rest reads as zeros.
+    def _mend_newest(self) -> None:
+        """Remove what an earlier process left of lines, be the file continued or not.
 
-        What is whole behind them stays. Returns whether there were any, and so the file is another.
+        After a power cut the rest of such a line may read as zeros; what is whole behind it stays.
         """
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return False
-        if b"\0" not in data:
-            return False
-        lines = data.split(b"\n")[:-1]
-        whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
-        replace_file(path, whole, file_mode=self._file_mode)
-        return True
+        for path in self._files()[-1:]:
+            fd = open_file(path, os.O_RDWR, self._file_mode)
+            try:
+                if not (_is_locked(fd) and os.fstat(fd).st_nlink):
+                    # A command is at it, which keeps whole lines only.
+                    continue
+                data = path.read_bytes()
+                if b"\0" in data:
+                    lines = data.split(b"\n")[:-1]
+                    whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
+                    replace_file(path, whole, file_mode=self._file_mode)
+                else:
+                    self._cut(fd, path)
+            finally:
+                os.close(fd)
 
     def _current(self, held: Path | None) -> Path:
         """Return the file to append to, which is not *held*."""
@@ -164,6 +170,15 @@ class DeadLetters:
     def _files(self) -> list[Path]:
         # Digits only: the prefix `w0` must not take the files of `w0-file` for its own.
         return sorted(self.directory.glob(f"{self._prefix}-{'[0-9]' * NUMBER_DIGITS}.ndjson"))
+
+
+def _is_locked(fd: int) -> bool:
+    """Lock *fd*, unless somebody else has; return whether that worked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def number_of(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from segsrv.delivery.journals import journal_dir
 from segsrv.journal.survey import Survey
 from segsrv.settings import Settings
 
@@ -19,11 +20,21 @@ def surveys(settings: Settings) -> dict[str, Survey]:
         OSError: A folder can't be listed, or a file not read.
 
     """
-    folder = settings.data_dir / "journal"
-    if not folder.is_dir():
-        return {}
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return {path.name: Survey(path) for path in sorted(found, key=lambda path: int(path.name[1:]))}
+    return {path.name: Survey(path) for path in folders(settings)}
+
+
+def folders(settings: Settings) -> list[Path]:
+    """Return the folders of all journals, in the order of the workers.
+
+    Raises:
+        OSError: They can't be listed.
+
+    """
+    root = journal_dir(settings)
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[1:]))
 
 
 def aside(directory: Path) -> list[Path]:

@@ -28,6 +28,11 @@ def make_dir(path: Path, file_mode: int = FILE_MODE) -> None:
     Who may read files of *file_mode* may also enter and list the new folders.
     """
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+    present = missing[-1].parent if missing else path
+    # Whoever made that one may have been killed before its name was safe. An operator's own folder
+    # may stand in one that can't be opened.
+    with contextlib.suppress(PermissionError):
+        sync_dir(present.parent)
     for folder in reversed(missing):
         # Another worker may make it at the same time, with the same mode.
         with contextlib.suppress(FileExistsError):
@@ -39,11 +44,6 @@ def make_dir(path: Path, file_mode: int = FILE_MODE) -> None:
         sync_dir(folder.parent)
     if not path.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    if not missing:
-        # Whoever made it may have been killed before its name was safe. An operator's own folder
-        # may stand in one that we can't open.
-        with contextlib.suppress(PermissionError):
-            sync_dir(path.parent)
 
 
 def set_dir_mode(path: Path, file_mode: int) -> None:

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
 SETTLE_BYTES_MAX = 256 << 10
-"""When the cursor's other slot gets to say that all is delivered, so that the journals let go of it:
-so long after the last batch, or at once if it is more."""
+"""When the cursor's other slot gets to say that all is delivered, so that the journals let go of
+it: so long after the last batch, or at once if it is more."""
 OPEN_POLL_S = 0.05
 POLL_S = 0.25
 """A wake-up from another process could be missed for so long."""

@@ -99,6 +99,12 @@ class TestHalfLines:
         letters.append([b"3\n"])
         assert contents(tmp_path, "w0") == [b"1\n3\n"]
 
+    def test_a_full_file_is_mended_too(self, tmp_path):
+        """Half a line at the end of a file that takes nothing more goes at the next start."""
+        (tmp_path / "w0-00000001.ndjson").write_bytes(b"1\n" + b"half")
+        DeadLetters(tmp_path, prefix="w0", bytes_max=FILES).append([b"2\n"])
+        assert contents(tmp_path, "w0") == [b"1\n", b"2\n"]
+
     def test_what_was_refused_never_appears_behind_a_success(self, tmp_path, monkeypatch):
         """Whole lines that could be neither synced nor taken back go with the next write."""
         letters = DeadLetters(tmp_path, prefix="w0", bytes_max=FILES * 4)

@@ -27,6 +27,7 @@ import os
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,10 +46,18 @@ class Killed(BaseException):
     """The process ends at this call; it, and all later ones, did nothing."""
 
 
+@dataclass(slots=True)
 class _Open:
-    def __init__(self, node: File | Folder, *, is_appending: bool) -> None:
-        self.node = node
-        self.is_appending = is_appending
+    node: File | Folder
+    is_appending: bool
+
+
+@dataclass(slots=True)
+class _Fault:
+    after: int
+    calls: frozenset[str]
+    error: BaseException
+    times: int
 
 
 class Disk:
@@ -63,7 +72,7 @@ class Disk:
         self._top = _loaded(self.root)
         self._files: dict[int, _Open] = {}
         self._lock = threading.RLock()
-        self._fault: tuple[int, frozenset[str], BaseException] | None = None
+        self._fault: _Fault | None = None
         self._real = {name: getattr(os, name) for name in (*CALLS, *_OTHERS)}
         self._real_open = io.open
 
@@ -78,13 +87,13 @@ class Disk:
             setattr(os, name, call)
         io.open = builtins.open = self._real_open
 
-    def fail(self, after: int, code: int, calls: Iterable[str] = CALLS) -> None:
-        """Let one of *calls* fail with *code*, after *after* more of them succeeded."""
-        self._fault = (after, frozenset(calls), OSError(code, os.strerror(code)))
+    def fail(self, after: int, code: int, calls: Iterable[str] = CALLS, *, times: int = 1) -> None:
+        """Let *times* of *calls* fail with *code*, after *after* more of them succeeded."""
+        self._fault = _Fault(after, frozenset(calls), OSError(code, os.strerror(code)), times)
 
     def kill(self, after: int, calls: Iterable[str] = CALLS) -> None:
         """Let one of *calls* be the last of the process, after *after* more of them."""
-        self._fault = (after, frozenset(calls), Killed())
+        self._fault = _Fault(after, frozenset(calls), Killed(), 1)
 
     def end_process(self) -> None:
         """Close all files below the root, as the end of a process does, and let a new one begin."""
@@ -125,19 +134,21 @@ class Disk:
             raise Killed
         self.watch()
         self.calls += 1
-        if self._fault is None or name not in self._fault[1]:
+        fault = self._fault
+        if fault is None or name not in fault.calls:
             return None
-        after, calls, error = self._fault
-        if after:
-            self._fault = (after - 1, calls, error)
+        if fault.after:
+            fault.after -= 1
             return None
-        self._fault = None
-        self.is_dead = isinstance(error, Killed)
-        return error
+        fault.times -= 1
+        if not fault.times:
+            self._fault = None
+        self.is_dead = isinstance(fault.error, Killed)
+        return fault.error
 
     def _change(self, name: str) -> None:
         if (error := self._step(name)) is not None:
-            raise error
+            raise error.with_traceback(None)
 
     def _place(self, path: Any, dir_fd: int | None = None) -> tuple[Folder, str] | None:
         """Return the folder and the name of *path*, None if it is not below the root."""

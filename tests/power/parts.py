@@ -1,0 +1,113 @@
+"""What is driven over a disk that loses power, each part through its public class.
+
+A change of a part's interface is met here, and nowhere else in this folder.
+"""
+
+import asyncio
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.log import SegmentLog
+from segsrv.sinks.base import Batch, Placement
+from segsrv.sinks.file import FileSink
+
+SEGMENT_BYTES_MAX = 6_000
+SINK_FILE_BYTES_MAX = 12_000
+LETTER_BYTES_MAX = 16 * 600
+READ_BYTES = 5_000
+
+
+class Journal:
+    """A journal with small segments."""
+
+    def __init__(self, data_dir: Path, *, position_min: int) -> None:
+        self._log = SegmentLog(
+            data_dir / "journal" / "w0",
+            segment_bytes_max=SEGMENT_BYTES_MAX,
+            disk_free_bytes_min=0,
+            is_synced=True,
+            position_min=position_min,
+        )
+
+    @property
+    def first(self) -> int:
+        return self._log.first
+
+    @property
+    def damaged(self) -> int:
+        return self._log.damaged_frames
+
+    def append(self, lines: list[bytes]) -> None:
+        self._log.append(b"".join(lines), len(lines))
+
+    def read(self, position: int, end: int | None = None) -> tuple[int, int, bytes]:
+        """Return where what follows *position* starts and ends, and its lines."""
+        chunk = self._log.read(position, bytes_max=READ_BYTES, end=end)
+        return chunk.start, chunk.end, chunk.lines
+
+    def release(self, position: int) -> None:
+        self._log.release(position)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+class Sink:
+    """A file sink with small files, driven without a loop of the caller's."""
+
+    def __init__(self, data_dir: Path, runner: asyncio.Runner) -> None:
+        self._sink = FileSink(data_dir / "events", worker=0, file_bytes_max=SINK_FILE_BYTES_MAX)
+        self._run = runner.run
+        self._is_open = False
+
+    def plan(self, batch: Batch, last: Placement) -> Placement:
+        if not self._is_open:
+            self._run(self._sink.open())
+            self._is_open = True
+        return self._run(self._sink.plan(batch, last))
+
+    def send(self, batch: Batch, placement: Placement) -> None:
+        if not self._is_open:
+            self._run(self._sink.open())
+            self._is_open = True
+        self._run(self._sink.send(batch, placement))
+
+    def close(self) -> None:
+        self._run(self._sink.close())
+
+
+def make_letters(data_dir: Path) -> DeadLetters:
+    return DeadLetters(data_dir / "dead-letter", prefix="w0", bytes_max=LETTER_BYTES_MAX)
+
+
+def make_batch(batch_id: str, lines: bytes) -> Batch:
+    return Batch(batch_id, [lines], lines.count(b"\n"), list)
+
+
+def sent_lines(data_dir: Path) -> list[bytes]:
+    """Return all lines of the sink's files, read as users are told to."""
+    found = []
+    root = data_dir / "events"
+    readers: dict[str, Callable[[bytes], bytes]] = {
+        ".ndjson": bytes,
+        ".ndjson.gz": gzip.decompress,
+    }
+    for path in sorted(root.rglob("*.ndjson*")):
+        _stem, dot, suffix = path.name.partition(".ndjson")
+        read = readers.get(dot + suffix)
+        if read is None or (suffix == "" and path.with_name(path.name + ".gz").exists()):
+            continue
+        found += _lines(path, read(path.read_bytes()))
+    return found
+
+
+def kept_letters(data_dir: Path) -> list[bytes]:
+    paths = sorted((data_dir / "dead-letter").glob("*.ndjson"))
+    return [line for path in paths for line in _lines(path, path.read_bytes())]
+
+
+def _lines(path: Path, data: bytes) -> list[bytes]:
+    assert data.endswith(b"\n") or not data, f"{path.name} ends with half a line"
+    return data.splitlines(keepends=True)

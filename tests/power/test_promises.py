@@ -1,0 +1,415 @@
+"""What each part promises holds after a power loss, at each call of it and right behind it.
+
+These are the tests that fail when a sync, a rename or the sync of a folder is deleted.
+"""
+
+import asyncio
+import errno
+import gzip
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from segsrv import Settings, create_app
+from segsrv.errors import Unavailable
+from segsrv.files import make_dir, publish, replace_file
+from segsrv.geoip import download
+from segsrv.journal.slots import SlotFile
+from segsrv.write_keys import with_keys
+from tests.mmdb import mmdb_bytes
+from tests.power.disk import Disk, Killed
+from tests.power.parts import Journal, Sink, kept_letters, make_batch, make_letters, sent_lines
+from tests.waiting import until
+
+SEEDS = range(8)
+CALLS_MAX = 200
+BLOCK = 4_096
+
+
+class Losses:
+    """Makes every state that a power loss may leave of what was done so far."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self._folders = (tmp_path / str(number) for number in itertools.count())
+        self.disk = self.new()
+
+    def new(self) -> Disk:
+        """Return an empty disk."""
+        root = next(self._folders)
+        root.mkdir()
+        self.disk = Disk(root)
+        return self.disk
+
+    def states(self, seeds=SEEDS) -> Iterator[Path]:
+        folder = next(self._folders)
+        folder.mkdir()
+        for name, state in self.disk.states(folder, seeds):
+            try:
+                yield state
+            except BaseException as error:
+                error.add_note(name)
+                raise
+
+    def killed_at_each_call(
+        self, prepare: Callable[[Path], None], work: Callable[[Path], None]
+    ) -> Iterator[Disk]:
+        """Yield a disk, entered, for each call of *work* that its process may end at."""
+        for after in range(CALLS_MAX):
+            with self.new() as disk:
+                prepare(disk.root)
+                disk.end_process()
+                disk.kill(after)
+                try:
+                    work(disk.root)
+                except Killed:
+                    disk.end_process()
+                    yield disk
+                else:
+                    disk.end_process()
+                    assert after, "no call was made"
+                    return
+        raise AssertionError("the work never ends")
+
+
+@pytest.fixture
+def losses(tmp_path):
+    return Losses(tmp_path)
+
+
+@pytest.fixture
+def runner():
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+def nothing(_root: Path) -> None:
+    """Prepare an empty disk."""
+
+
+class TestFiles:
+    def test_a_folder_that_was_made(self, losses):
+        """Its name is safe, with those of its parents."""
+        with losses.new() as disk:
+            make_dir(disk.root / "a" / "b" / "c")
+        assert all((state / "a" / "b" / "c").is_dir() for state in losses.states())
+
+    def test_a_folder_that_somebody_else_made(self, losses):
+        """He may have been killed before he synced its name; whoever uses it next does."""
+        for disk in losses.killed_at_each_call(nothing, lambda root: make_dir(root / "a" / "b")):
+            make_dir(disk.root / "a" / "b")
+            assert all((state / "a" / "b").is_dir() for state in losses.states())
+
+    @pytest.mark.parametrize("size", [1, 3 * BLOCK])
+    def test_a_file_that_is_replaced(self, losses, size):
+        """It holds the old bytes or the new at any time, and the new ones afterwards."""
+
+        def put(root: Path, letter: bytes) -> None:
+            replace_file(root / "file", letter * size)
+
+        def check(expected: tuple[bytes, ...]) -> None:
+            for state in losses.states():
+                assert (state / "file").read_bytes() in [letter * size for letter in expected]
+
+        for _disk in losses.killed_at_each_call(
+            lambda root: put(root, b"a"), lambda root: put(root, b"b")
+        ):
+            check((b"a", b"b"))
+        check((b"b",))
+
+    def test_a_file_that_is_published(self, losses):
+        """A file that somebody else wrote, without a sync, is safe under its new name."""
+        with losses.new() as disk:
+            (disk.root / "part").write_bytes(b"x" * 2 * BLOCK)
+            publish(disk.root / "part", disk.root / "file")
+        assert {(state / "file").read_bytes() for state in losses.states()} == {b"x" * 2 * BLOCK}
+
+    async def test_a_database_that_is_fetched(self, losses, aiohttp_server):
+        """After `geoip download` the database is there for good."""
+        database = mmdb_bytes({"192.0.2.0/24": {"country": {"iso_code": "NO"}}}, "Test-City")
+
+        async def serve(_request: web.Request) -> web.Response:
+            return web.Response(body=gzip.compress(database))
+
+        app = web.Application()
+        app.router.add_get("/{path:.*}", serve)
+        url = (await aiohttp_server(app)).make_url("/city.mmdb")
+        with losses.new() as disk:
+            target, source = disk.root / "city.mmdb", download.Source(urls=(url,))
+            await asyncio.to_thread(download.fetch, source, target, is_quiet=True)
+        assert {(state / "city.mmdb").read_bytes() for state in losses.states()} == {database}
+
+    def test_a_key_that_is_made(self, losses):
+        """The key that the first start prints is the key of all later ones."""
+        with losses.new() as disk:
+            (key,) = with_keys(Settings(data_dir=disk.root / "data")).all_keys()
+        for state in losses.states():
+            assert with_keys(Settings(data_dir=state / "data")).all_keys() == (key,)
+
+
+class TestSlots:
+    def save(self, root: Path, *payloads: bytes) -> None:
+        file = SlotFile(root / "state" / "cursor", slot_bytes=2 * BLOCK)
+        for payload in payloads:
+            file.save(payload)
+        file.close()
+
+    def load(self, root: Path) -> tuple[bytes | None, bytes | None]:
+        file = SlotFile(root / "state" / "cursor", slot_bytes=2 * BLOCK)
+        slots = file.load()
+        file.close()
+        return slots.newest, slots.older
+
+    def test_a_payload_that_was_saved(self, losses):
+        """It is there, and so is the one before; at each call of a save one of both is."""
+        payloads = [b"%d" % number * 3_000 for number in range(3)]
+        for _disk in losses.killed_at_each_call(
+            lambda root: self.save(root, *payloads[:2]), lambda root: self.save(root, payloads[2])
+        ):
+            for state in losses.states():
+                assert self.load(state) in [
+                    (payloads[1], payloads[0]),
+                    (payloads[1], None),
+                    (payloads[2], payloads[1]),
+                ]
+        for state in losses.states():
+            assert self.load(state) == (payloads[2], payloads[1])
+
+    def test_the_first_payload(self, losses):
+        """The file is there with it, not only its bytes."""
+        with losses.new() as disk:
+            self.save(disk.root, b"1")
+        assert all(self.load(state) == (b"1", None) for state in losses.states())
+
+    def test_a_payload_that_was_loaded(self, losses):
+        """What a killed process left is safe once another has loaded it."""
+        first, second = b"1" * 5_000, b"2" * 5_000
+        for prepare in (nothing, lambda root: self.save(root, first)):
+            for disk in losses.killed_at_each_call(prepare, lambda root: self.save(root, second)):
+                found, _older = self.load(disk.root)
+                for state in losses.states():
+                    assert self.load(state)[0] == found
+
+    def test_a_damaged_file_is_kept_for_good(self, losses):
+        """The copy is safe before the file is made again."""
+        with losses.new() as disk:
+            (disk.root / "state").mkdir()
+            (disk.root / "state" / "cursor").write_bytes(b"x" * BLOCK)
+        with Disk(disk.root) as losses.disk:
+            self.load(disk.root)
+        for state in losses.states():
+            assert (state / "state" / "cursor.damaged-1").read_bytes() == b"x" * BLOCK
+
+
+class TestJournal:
+    def lines_of(self, state: Path) -> list[bytes]:
+        journal = Journal(state, position_min=0)
+        position, found = journal.first, []
+        while True:
+            start, end, lines = journal.read(position)
+            if end == start:
+                break
+            found += lines.splitlines(keepends=True)
+            position = end
+        self.damaged = journal.damaged
+        journal.close()
+        return found
+
+    def test_an_event_that_was_acknowledged(self, losses):
+        """It is there, in the first segment and in those that follow."""
+        with losses.new() as disk:
+            journal = Journal(disk.root, position_min=0)
+            expected = []
+            for number in range(9):
+                expected.append(b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * 2_500))
+                journal.append([expected[-1]])
+                for state in losses.states(range(2)):
+                    assert self.lines_of(state) == expected
+            assert len(list(disk.root.rglob("*.*"))) > 2
+            journal.close()
+
+    def test_a_folder_that_a_killed_server_made(self, losses):
+        """An event is found again whoever made the journal's folder."""
+
+        def start(root: Path) -> None:
+            Journal(root, position_min=0).close()
+
+        for disk in losses.killed_at_each_call(nothing, start):
+            journal = Journal(disk.root, position_min=0)
+            journal.append([b"{}\n"])
+            for state in losses.states(range(2)):
+                assert self.lines_of(state) == [b"{}\n"]
+            disk.end_process()
+
+    def test_a_tail_that_was_cut_off(self, losses):
+        """What a start took away does not come back as damage."""
+        with losses.new() as disk:
+            journal = Journal(disk.root, position_min=0)
+            journal.append([b'{"n":1}\n'])
+            disk.end_process()
+            (newest,) = (path for path in disk.root.rglob("0*") if path.stat().st_size)
+            with newest.open("ab") as file:
+                file.write(b"\0" + b"x" * 30)
+        with Disk(disk.root) as losses.disk:
+            Journal(disk.root, position_min=1_000).close()
+        for state in losses.states():
+            assert self.lines_of(state) == [b'{"n":1}\n']
+            assert self.damaged == 0
+
+
+class TestDeadLetters:
+    def test_a_letter_that_was_acknowledged(self, losses):
+        """It is there, in the first file and in those that follow."""
+        with losses.new() as disk:
+            letters = make_letters(disk.root)
+            expected = []
+            for number in range(9):
+                expected.append(b'{"time":%d,"pad":"%s"}\n' % (number, b"x" * 200))
+                letters.append([expected[-1]])
+                assert all(kept_letters(state) == expected for state in losses.states(range(2)))
+            assert len(list(disk.root.rglob("*.ndjson"))) > 1
+
+    def test_a_file_that_somebody_else_made(self, losses):
+        """Its maker may have been killed before its name was safe."""
+
+        def append(root: Path) -> None:
+            make_letters(root).append([b'{"time":1}\n'])
+
+        for disk in losses.killed_at_each_call(nothing, append):
+            append(disk.root)
+            for state in losses.states(range(2)):
+                assert b'{"time":1}\n' in kept_letters(state)
+
+    def test_a_name_that_could_not_be_synced(self, losses):
+        """The retry syncs it."""
+        with losses.new() as disk:
+            letters = make_letters(disk.root)
+            disk.fail(2, errno.EIO, ("fsync", "fdatasync"))
+            for _try in range(5):
+                try:
+                    letters.append([b'{"time":1}\n'])
+                except Unavailable:
+                    continue
+                break
+            assert all(kept_letters(state) == [b'{"time":1}\n'] for state in losses.states())
+
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    def test_parts_of_two_writes_never_make_one_line(self, losses, is_restarted):
+        """What a write left that failed, or was killed, is gone before another takes its place."""
+        first, second, third = (
+            b'{"time":"%s"}\n' % (letter * 3 * BLOCK) for letter in (b"a", b"b", b"c")
+        )
+        with losses.new() as disk:
+            letters = make_letters(disk.root)
+            letters.append([b'{"time":0}\n'])
+            if is_restarted:
+                # Only a part was written when the process was killed.
+                path = next(disk.root.rglob("*.ndjson"))
+                with path.open("ab") as file:
+                    file.write(first[:-10])
+                letters = make_letters(disk.root)
+            else:
+                disk.fail(0, errno.EIO, ("fdatasync",))
+                with pytest.raises(Unavailable):
+                    letters.append([first])
+            lost = []
+            disk.watch = lambda: lost.append(list(losses.states(range(12))))
+            letters.append([second])
+        for state in itertools.chain(*lost):
+            make_letters(state).append([third])
+            assert set(kept_letters(state)) <= {b'{"time":0}\n', first, second, third}
+
+
+class TestFileSink:
+    def test_a_batch_that_was_sent(self, losses, runner):
+        """It is there: the first of a file, those behind it, and those in the next file."""
+        with losses.new() as disk:
+            sink, placement, expected = Sink(disk.root, runner), {}, []
+            for number in range(8):
+                lines = b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * 3_000)
+                batch = make_batch(f"w0-{number:020d}", lines)
+                placement = sink.plan(batch, placement)
+                sink.send(batch, placement)
+                expected.append(lines)
+                for state in losses.states(range(2)):
+                    assert sorted(sent_lines(state)) == expected
+            sink.close()
+            assert len(list(disk.root.rglob("*.ndjson*"))) > 1
+
+    def test_a_batch_that_a_killed_server_began(self, losses, runner):
+        """Sent again with its placement, it is there once, in a folder that is there."""
+        batch = make_batch("w0-0", b'{"n":1}\n' * 600)
+        planned: list[dict] = []
+
+        def send(root: Path) -> None:
+            sink = Sink(root, runner)
+            try:
+                planned[:] = [sink.plan(batch, {})]
+                sink.send(batch, planned[0])
+            finally:
+                sink.close()
+
+        for disk in losses.killed_at_each_call(nothing, send):
+            if not planned:
+                continue
+            sink = Sink(disk.root, runner)
+            sink.send(batch, planned[0])
+            sink.close()
+            for state in losses.states(range(2)):
+                assert b"".join(sent_lines(state)) == batch.content
+
+
+KEY = "k"
+
+
+async def post(client, number: int) -> bool:
+    event = {"type": "track", "event": "e", "userId": "u", "messageId": f"m{number}"}
+    answer = await client.post(f"/v1/track?writeKey={KEY}", json=event | {"writeKey": KEY})
+    return answer.status == 200
+
+
+class TestServer:
+    @pytest.mark.parametrize("seed", range(6))
+    async def test_an_event_that_was_answered_with_200(
+        self, losses, aiohttp_client, seed, tmp_path
+    ):
+        """The whole application loses power at some call, and has each event once afterwards."""
+
+        def settings(root: Path) -> Settings:
+            return Settings(data_dir=root / "data", write_key=(KEY,), flush_interval_s=0.01)
+
+        answered: list[int] = []
+        lost: list[tuple[Path, list[int]]] = []
+        target = tmp_path / "after"
+
+        def watch() -> None:
+            if disk.calls == 30 + 17 * seed:
+                lost.append((disk.lose_power(seed, target), list(answered)))
+
+        with losses.new() as disk:
+            disk.watch = watch
+            client = await aiohttp_client(create_app(settings(disk.root)))
+            for number in range(200):
+                assert await post(client, number)
+                answered.append(number)
+                if lost:
+                    break
+            await client.close()
+        ((state, promised),) = lost
+        assert promised
+
+        client = await aiohttp_client(create_app(settings(state)))
+        assert await post(client, 10_000)
+
+        def found() -> list[bytes]:
+            return sent_lines(state / "data")
+
+        def ids() -> list[int]:
+            return [int(line.partition(b'"m')[2].partition(b'"')[0]) for line in found()]
+
+        await until(lambda: 10_000 in ids())
+        await client.close()
+        assert len(ids()) == len(set(ids()))
+        assert set(promised) <= set(ids())

@@ -112,7 +112,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
 def _peers(settings: Settings, worker: int) -> Peers:
     return Peers(
         settings.data_dir / "state" / "metrics",
-        worker=worker,
+        name=str(worker),
         workers=settings.workers,
         file_mode=int(settings.file_mode, 8),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import generate_latest
@@ -11,11 +11,12 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import CollectorRegistry
 
 from segsrv.delivery.station import Station
+from segsrv.errors import Unavailable
 from segsrv.events.counters import Counters
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
-from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS
-from segsrv.ops.peers import Peers
+from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS, GroupCommit
+from segsrv.ops.peers import Peers, Report
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,7 +27,7 @@ Family = tuple[str, str, str, list[Sample]]
 
 
 class Metrics:
-    """Collects this process's counters, and those that the other workers reported."""
+    """Collects this process's counters, and those that the other processes reported."""
 
     def __init__(
         self,
@@ -42,15 +43,15 @@ class Metrics:
         self._databases = databases
         self._peers = peers
 
-    def render(self, own: list[Family]) -> bytes:
-        """Return *own* and the other workers' figures, a second old at most, as Prometheus text."""
+    def render(self, own: list[Family], others: Mapping[str, Report]) -> bytes:
+        """Return *own* figures and those of *others*, by their names, as Prometheus text."""
         merged: dict[str, Metric] = {}
-        reported = {number: report["families"] for number, report in self._peers.others().items()}
-        for number, families in ({self._peers.worker: own} | reported).items():
+        reported = {name: report["families"] for name, report in others.items()}
+        for reporter, families in ({self._peers.name: own} | reported).items():
             for name, kind, text, samples in families:
                 metric = merged.setdefault(name, Metric(name, text, kind))
                 for suffix, labels, value in samples:
-                    metric.add_sample(name + suffix, {**labels, "worker": str(number)}, value)
+                    metric.add_sample(name + suffix, {**labels, "worker": reporter}, value)
         registry = CollectorRegistry()
         registry.register(_Fixed(merged.values()))
         return generate_latest(registry)
@@ -117,7 +118,7 @@ class Metrics:
             "journal_pending_bytes", "Bytes that wait for a commit.", [({}, commit.pending_bytes)]
         )
         yield _gauge(
-            "journal_ready", "1 while the journal takes events.", [({}, commit.fault is None)]
+            "journal_ready", "1 while the journal takes events.", [({}, _is_ready(commit))]
         )
         yield _counter(
             "journal_damaged_frames",
@@ -157,6 +158,14 @@ class Metrics:
                 text,
                 (({"sink": shipper.name}, getattr(shipper.stats, field)) for shipper in shippers),
             )
+
+
+def _is_ready(commit: GroupCommit) -> bool:
+    try:
+        commit.check()
+    except Unavailable:
+        return False
+    return True
 
 
 class _Fixed:

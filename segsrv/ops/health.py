@@ -66,10 +66,10 @@ class Health:
             found = state if name == self._peers.name else _state_of(others.get(name))
             workers.append({"worker": int(name), **found})
         details: dict[str, Any] = {"workers": workers}
-        if self._station.delivery is not None:
-            details["sinks"] = self._station.delivery.report()
-        elif self._peers.has_delivery:
+        if self._peers.has_delivery:
             details |= _delivery_of(others.get(DELIVERY))
+        elif self._station.delivery is not None:
+            details["sinks"] = self._station.delivery.report()
         for found in workers:
             if not found["ready"]:
                 fault = _fault(found["code"], f"worker {found['worker']}: {found['message']}")

@@ -132,6 +132,9 @@ class Supervisor:
         due_s = [state.kill_at_s for state in running if state.kill_at_s is not None]
         if not self._is_stopping:
             due_s += [state.start_at_s for state in self._states if not state.pid]
+        elif any(state.kill_at_s is None for state in self._to_end()):
+            # The last of those before them was just left behind.
+            return 0.0
         return max(min(due_s) - now_s, 0.0) if due_s else None
 
     def _start_due(self) -> None:
@@ -243,10 +246,8 @@ class Supervisor:
         """Ask those to end whose turn it is, and end those that were asked and did not."""
         if not self._is_stopping:
             return
-        running = [state for state in self._states if state.pid]
-        first = [state for state in running if not state.child.is_last]
         now_s = time.monotonic()
-        for state in first or running:
+        for state in self._to_end():
             if state.kill_at_s is None:
                 state.kill_at_s = now_s + state.child.stop_s_max
                 _send(state.pid, signal.SIGTERM)
@@ -254,6 +255,11 @@ class Supervisor:
                 _send(state.pid, signal.SIGCONT)
             elif now_s >= state.kill_at_s:
                 self._kill(state)
+
+    def _to_end(self) -> list[_State]:
+        """Return the children whose turn it is to end."""
+        running = [state for state in self._states if state.pid]
+        return [state for state in running if not state.child.is_last] or running
 
     def _kill(self, state: _State) -> None:
         name, pid = state.child.name, state.pid

@@ -141,9 +141,11 @@ class TestDelivery:
             assert (answer.status, body["sinks"]) == (200, SINKS)
             assert body["delivery"]["code"] == "silent"
 
-    async def test_without_it_nothing_is_said_of_sinks(self, tmp_path):
-        """A server that delivers in its workers answers as it always did."""
+    async def test_without_it_a_worker_speaks_for_its_own_sinks(self, tmp_path):
+        """A server that delivers in its one worker tells the same of each sink."""
         peers = Peers(tmp_path, name="0", workers=1)
         async with healthy(tmp_path, peers) as health:
             answer = await health.ready_in_detail(None)
-            assert json.loads(answer.body).keys() == {"status", "workers"}
+            body = json.loads(answer.body)
+            assert body.keys() == {"status", "workers", "sinks"}
+            assert [sink.keys() for sink in body["sinks"]] == [SINKS[0].keys()]

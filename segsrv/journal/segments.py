@@ -185,6 +185,20 @@ def read_header(segment: Segment) -> Header | None:
         os.close(fd)
 
 
+def created_ms(segment: Segment) -> int:
+    """Return when *segment* was begun, in ms since 1970; of one without a header, last written.
+
+    No event in it was received much before, and none in the segments before it after: so times are
+    sought by bisection.
+
+    Raises:
+        OSError: It can't be read.
+
+    """
+    header = read_header(segment)
+    return header.created_ms if header else segment.path.lstat().st_mtime_ns // 1_000_000
+
+
 def journal_id(segments: list[Segment]) -> str | None:
     """Return the id that the newest sound header says; None if there is none.
 

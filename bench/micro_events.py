@@ -54,7 +54,7 @@ def run_pipeline(
         payload = parse(request.body, batch_events_max=2_500, batch_shared_bytes_max=16 << 20)
         sender = Sender(
             api_key="bench",
-            address=request.headers["X-Forwarded-For"],
+            address=request.headers.get("X-Forwarded-For", ""),
             user_agent=request.headers["User-Agent"],
         )
         answers.append(pipeline.run(payload, sender, output).lines)

@@ -241,8 +241,7 @@ class SegmentLog:
                 if not is_full(error):
                     raise
                 # What is here can be delivered; the next append tries again, and says so.
-                path = segment_path(self.directory, self.end)
-                self._view = self._view._replace(newest=Segment(self.end, self.end, path))
+                self._view = self._view._replace(newest=self._empty(self.end))
         if self._fd >= 0:
             # The id has to last from the first cursor on, also where older files have none.
             os.fdatasync(self._fd)
@@ -261,8 +260,11 @@ class SegmentLog:
             self._spare.close(self._fd)
         self._fd = fd
         self._stale = None
-        self._view = View(sealed, Segment(base, base, segment_path(self.directory, base)))
+        self._view = View(sealed, self._empty(base))
         self.end = base
+
+    def _empty(self, base: int) -> Segment:
+        return Segment(base, base, str(segment_path(self.directory, base)))
 
     def _make(self, end_before: int) -> tuple[int, int]:
         """Make the next segment's file; return its base, the end or just behind, and the file."""

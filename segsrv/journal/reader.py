@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,12 @@ from segsrv.journal.aside import Aside
 from segsrv.journal.facts import Run
 from segsrv.journal.segments import (
     HEADER_BYTES,
+    OPEN_FLAGS,
     POSITION_MAX,
     VERSION,
     Segment,
     View,
     find,
-    open_segment,
     unpack_header,
 )
 from segsrv.journal.spare_files import SpareFiles
@@ -131,7 +132,7 @@ class Reader:
             OSError: The disk refused to read; the text says which file.
 
         """
-        return self._pieces.read(self._folder.view(), position, bytes_max, end)
+        return self._pieces.read(self._folder.view(position + bytes_max), position, bytes_max, end)
 
 
 class Folder:
@@ -142,13 +143,17 @@ class Folder:
         self._view = View((), None)
         self._changed_ns = -1
 
-    def view(self) -> View:
-        """Return the segments of now.
+    def view(self, position: int = POSITION_MAX) -> View:
+        """Return the segments, those that hold positions up to *position* as they are now.
 
         Raises:
             OSError: The directory can't be listed.
 
         """
+        newest = self._view.newest
+        if newest is not None and position < newest.base:
+            # What is sealed doesn't change, but for being deleted.
+            return self._view
         changed_ns = self._directory.stat().st_mtime_ns
         if changed_ns != self._changed_ns:
             is_settled = time.time_ns() - changed_ns > SETTLED_NS
@@ -172,12 +177,11 @@ class Pieces:
         frames: list[Stored] = []
         at = max(position, first)
         limit = POSITION_MAX if end is None else end
-        name = ""
+        segment = None
         for segment in view.since(position):
             left = bytes_max - (at - position)
             if left <= 0 or at >= limit or segment.base > limit:
                 break
-            name = segment.path.name
             if segment.end == segment.base:
                 # Begun, and nothing was written yet.
                 at = max(at, segment.base)
@@ -190,7 +194,7 @@ class Pieces:
                 return Chunk(position, at, tuple(frames))
         if end is not None and at < end and bytes_max > at - position:
             # All that was acknowledged was in some file.
-            self._aside.miss(name, at, end - at)
+            self._aside.miss(segment.path.name if segment else "", at, end - at)
             at = end
         return Chunk(position, at, tuple(frames))
 
@@ -232,36 +236,35 @@ class Pieces:
         """Add frames; return where reading goes on, and whether the segment is read through."""
         fd = self._open(segment)
         try:
-            file_end = segment.base + os.fstat(fd).st_size
-            stop = min(segment.end, limit, file_end)
-            if at < segment.start:
-                at = self._pass_header(fd, segment, at, stop)
+            stop = min(segment.end, limit, segment.base + _file_bytes(fd))
+            has_header = segment.has_header and at < segment.start
+            begin = segment.base if has_header else max(at, segment.base)
+            size = max(min(size + HEADER_BYTES, stop - begin), HEADER_BYTES if has_header else 0)
+            buffer = _pread(fd, size, begin - segment.base)
+            at = self._pass_header(segment, buffer, at, stop) if has_header else begin
             while at < stop:
-                size = min(size, stop - at)
-                buffer = _pread(fd, size, at - segment.base)
-                is_last = at + len(buffer) >= stop
+                is_last = begin + len(buffer) >= stop
                 read = self._collect(
-                    segment, at, buffer, frames, is_whole=is_last and not is_growing
+                    segment, begin, buffer, at - begin, frames, is_whole=is_last and not is_growing
                 )
-                if read or frames or is_last:
-                    at += read
+                if begin + read > at or frames or is_last:
+                    at = begin + read
                     break
-                mark = frame.header_at(buffer, 0)
-                size = mark.end if mark else GROWTH * max(size, frame.OVERHEAD_BYTES)
+                mark = frame.header_at(buffer, at - begin)
+                needed = mark.end - mark.start if mark else GROWTH * len(buffer)
+                begin = at
+                buffer = _pread(fd, min(needed, stop - at), at - segment.base)
             return at, at >= stop
         finally:
             self._close(fd)
 
-    def _pass_header(self, fd: int, segment: Segment, at: int, stop: int) -> int:
+    def _pass_header(self, segment: Segment, data: bytes, at: int, stop: int) -> int:
         """Return where the first frame is, after a look at what is missing before it."""
         after = max(at, min(segment.start, stop))
-        if not segment.has_header:
-            return after
-        data = os.pread(fd, HEADER_BYTES, 0)
         header = unpack_header(data)
         if header is None:
             if stop > segment.start:
-                self._aside.keep(segment.path, 0, data)
+                self._aside.keep(segment.path, 0, data[:HEADER_BYTES])
             return after
         missing = min(header.end_before, segment.base) - at
         if missing > 0:
@@ -272,39 +275,53 @@ class Pieces:
         return after
 
     def _collect(
-        self, segment: Segment, at: int, buffer: bytes, frames: list[Stored], *, is_whole: bool
+        self,
+        segment: Segment,
+        begin: int,
+        buffer: bytes,
+        offset: int,
+        frames: list[Stored],
+        *,
+        is_whole: bool,
     ) -> int:
-        """Add the frames of *buffer* and set aside what is none; return how far that goes.
+        """Add the frames of *buffer* from *offset* on, and set aside what is none.
 
-        When *is_whole* nothing belongs to it that lies behind it.
+        *begin* is the buffer's position. Return the offset that this came to. When *is_whole*
+        nothing belongs to the buffer that lies behind it.
         """
         view = memoryview(buffer)
-        offset = at - segment.base
-        read = 0
-        for part in frame.scan(buffer):
+        in_file = begin - segment.base
+        for part in frame.scan(buffer, offset):
             if isinstance(part, frame.Gap) or part.is_damaged:
-                self._aside.keep(segment.path, offset + part.offset, view[part.offset : part.end])
+                self._aside.keep(segment.path, in_file + part.offset, view[part.offset : part.end])
             elif part.events:
                 payload = view[part.payload_start : part.payload_end]
                 known = view[part.facts_start : part.payload_start]
-                frames.append(Stored(at + part.offset, part.events, payload, known))
-            read = part.end
-        if is_whole and read < len(buffer):
-            self._aside.keep(segment.path, offset + read, view[read:])
-            read = len(buffer)
-            self._aside.expect(at + read)
-        return read
+                frames.append(Stored(begin + part.offset, part.events, payload, known))
+            offset = part.end
+        if is_whole and offset < len(buffer):
+            self._aside.keep(segment.path, in_file + offset, view[offset:])
+            offset = len(buffer)
+            self._aside.expect(begin + offset)
+        return offset
 
     def _open(self, segment: Segment) -> int:
         if self._spare is None:
-            return open_segment(segment.path)
-        return self._spare.open(lambda: open_segment(segment.path))
+            return os.open(segment.file, OPEN_FLAGS)
+        return self._spare.open(lambda: os.open(segment.file, OPEN_FLAGS))
 
     def _close(self, fd: int) -> None:
         if self._spare is None:
             os.close(fd)
         else:
             self._spare.close(fd)
+
+
+def _file_bytes(fd: int) -> int:
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(errno.EINVAL, "is no regular file")
+    return info.st_size
 
 
 def _pread(fd: int, size: int, offset: int) -> bytes:

@@ -35,6 +35,8 @@ VERSION = 2
 _FIELDS = struct.Struct("<8sI16sQQQ8x")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _FIELDS.size + _CRC.size
+OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A link or a pipe may have come in the place of a file meanwhile."""
 POSITION_MAX = (1 << 63) - 1
 _NAME = re.compile(r"([0-9]{20})\.(segment|journal)")
 
@@ -48,11 +50,13 @@ class Segment(NamedTuple):
 
     base: int
     end: int
-    path: Path
+    file: str
+    has_header: bool = True
 
     @property
-    def has_header(self) -> bool:
-        return self.path.suffix == SUFFIX
+    def path(self) -> Path:
+        """The file's path; made when asked for, since thousands are listed at once."""
+        return Path(self.file)
 
     @property
     def start(self) -> int:
@@ -129,7 +133,8 @@ def find(directory: Path) -> Found:
         OSError: It can't be listed.
 
     """
-    segments, foreign = [], []
+    names: list[tuple[int, bool, str]] = []
+    foreign = []
     with os.scandir(directory) as entries:
         for entry in entries:
             if not entry.name.endswith((SUFFIX, SUFFIX_1)):
@@ -137,13 +142,16 @@ def find(directory: Path) -> Found:
             name = _NAME.fullmatch(entry.name)
             base = int(name[1]) if name else POSITION_MAX
             if base < POSITION_MAX and entry.is_file(follow_symlinks=False):
-                segments.append(Segment(base, POSITION_MAX, directory / entry.name))
+                names.append((base, entry.name.endswith(SUFFIX), entry.name))
             else:
                 foreign.append(entry.name)
     # At one base the older format comes first: an empty file that the release before began there.
-    segments.sort(key=lambda segment: (segment.base, segment.path.suffix))
-    for index in range(len(segments) - 1):
-        segments[index] = segments[index]._replace(end=segments[index + 1].base)
+    names.sort()
+    ends = [base for base, _has_header, _name in names[1:]] + [POSITION_MAX]
+    segments = [
+        Segment(base, end, f"{directory}{os.sep}{name}", has_header)
+        for (base, has_header, name), end in zip(names, ends, strict=False)
+    ]
     return Found(segments, sorted(foreign))
 
 
@@ -154,7 +162,7 @@ def open_segment(path: Path) -> int:
         OSError: It can't be opened, or is no file.
 
     """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = os.open(path, OPEN_FLAGS)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "is no regular file", str(path))
@@ -175,6 +183,20 @@ def read_header(segment: Segment) -> Header | None:
         return unpack_header(os.pread(fd, HEADER_BYTES, 0))
     finally:
         os.close(fd)
+
+
+def created_ms(segment: Segment) -> int:
+    """Return when *segment* was begun, in ms since 1970; of one without a header, last written.
+
+    No event in it was received much before, and none in the segments before it after: so times are
+    sought by bisection.
+
+    Raises:
+        OSError: It can't be read.
+
+    """
+    header = read_header(segment)
+    return header.created_ms if header else segment.path.lstat().st_mtime_ns // 1_000_000
 
 
 def journal_id(segments: list[Segment]) -> str | None:

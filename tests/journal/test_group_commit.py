@@ -15,8 +15,9 @@ from types import SimpleNamespace
 import pytest
 
 from segsrv.errors import BadRequest, JournalFault, JournalFull, ShuttingDown
-from segsrv.journal import group_commit
+from segsrv.journal import facts, group_commit
 from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.facts import Run
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
 from tests.journal.segment_logs import drain, journal_files, opened
@@ -122,6 +123,46 @@ async def deliver_at_once(commit: GroupCommit, lines: list[bytes], *, retention_
 def stored(directory: Path) -> list[bytes]:
     with opened(directory / "journal") as log:
         return drain(log)
+
+
+class TestFacts:
+    async def test_runs_go_down_with_their_lines(self, tmp_path):
+        """The requests of a group keep their facts, each beside its own lines."""
+        runs = [
+            Run(
+                key, "flat", number, "track", [3] * number, [f"{key}{one}" for one in range(number)]
+            )
+            for number, key in enumerate("abc", 1)
+        ]
+        async with running(tmp_path) as (commit, log):
+            waiters = [
+                commit.submit([b"%d1\n" % run.received_ms] * len(run.ids), [], facts.encode(run))
+                for run in runs
+            ]
+            waiters.append(commit.submit([b"unknown\n"], []))
+            waiters.append(commit.submit([], [b"bad\n"], facts.encode(runs[0])))
+            for waiter in waiters:
+                await bounded(waiter)
+
+            (stored,) = log.read(0, bytes_max=1).frames
+
+        assert stored.runs == [*runs, Run("", "", 0, "", [8], [""])]
+        assert bytes(stored.payload) == b"11\n" + b"21\n" * 2 + b"31\n" * 3 + b"unknown\n"
+
+    async def test_they_take_room(self, tmp_path):
+        """What is known of events counts like their lines in every limit."""
+        run = facts.encode(Run("k", "flat", 1, "track", [2], ["x" * 900]))
+        async with running(tmp_path, pending_bytes_max=1_000) as (commit, log):
+            first = await held_commit(commit, log)
+            second = commit.submit([b"1\n"], [], run)
+            assert commit.pending_bytes == len(b"first\n1\n") + len(run)
+            with pytest.raises(JournalFull):
+                commit.submit([b"1\n"], [], run)
+            with pytest.raises(BadRequest, match="the events take 10"):
+                commit.submit([b"x" * 99 + b"\n"], [], run)
+            log.gate.set()
+            await bounded(first)
+            await bounded(second)
 
 
 class TestSharing:

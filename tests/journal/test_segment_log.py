@@ -13,6 +13,7 @@ from segsrv.journal.frame import HEADER_BYTES, OVERHEAD_BYTES
 from segsrv.journal.log import SegmentLog
 from segsrv.journal.segments import HEADER_BYTES as START
 from tests.journal.children import run_child
+from tests.journal.old_journals import write_old_segment
 from tests.journal.segment_logs import (
     READ_BYTES,
     cut_off,
@@ -315,6 +316,48 @@ class TestRemovedFile:
 
             assert drain(log) == lines(0)
             assert log.damaged_frames == 0
+
+
+class TestSyncs:
+    """What is synced when; a path stands for each file, and for the folder."""
+
+    @staticmethod
+    def recorded(monkeypatch) -> list[str]:
+        calls: list[str] = []
+
+        def record(owner: object, name: str) -> None:
+            real = getattr(owner, name)
+
+            def call(fd: int, *arguments: object) -> object:
+                path = Path(f"/proc/self/fd/{fd}").readlink()
+                calls.append(f"{name} {path.stem.lstrip('0') or '0'}")
+                return real(fd, *arguments)
+
+            monkeypatch.setattr(owner, name, call)
+
+        for owner, name in ((os, "writev"), (os, "fdatasync"), (os, "fsync")):
+            record(owner, name)
+        return calls
+
+    def test_a_new_file_is_found_before_it_is_relied_on(self, tmp_path, monkeypatch):
+        """A file's name is on stable storage before the first commit in it is acknowledged."""
+        with opened(tmp_path / "w0", segment_bytes_max=1) as log:
+            log.append(payload(0), 1)
+            calls = self.recorded(monkeypatch)
+            base = log.end
+            log.append(payload(1), 1)
+
+        assert calls == [f"writev {base}", "fsync w0", f"writev {base}", f"fdatasync {base}"]
+
+    @pytest.mark.parametrize("is_old", [False, True])
+    def test_the_id_is_on_stable_storage_once_it_is_open(self, tmp_path, monkeypatch, is_old):
+        """A cursor that names the id must not outlive it, so a start waits for its header."""
+        base = write_old_segment(tmp_path / "w0", 0, [b"1\n"]) if is_old else 0
+        (tmp_path / "w0").mkdir(exist_ok=True)
+        calls = self.recorded(monkeypatch)
+
+        with opened(tmp_path / "w0"):
+            assert calls[-3:] == [f"writev {base}", "fsync w0", f"fdatasync {base}"]
 
 
 class TestPositions:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from segsrv.board import Board
 from segsrv.delivery.station import Station
 from segsrv.events import Pipeline
 from segsrv.events.counters import Counters
@@ -47,12 +48,15 @@ class _Operated:
 _OPERATED = web.AppKey("segsrv_operated", _Operated)
 
 
-def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Application:
+def create_app(
+    settings: Settings | None = None, *, worker: int = 0, board: Board | None = None
+) -> web.Application:
     """Build the ingest application; it is complete, so it can be mounted with `add_subapp`.
 
     It opens its journal when it starts and closes it when it is cleaned up. Several may live in one
     process, each with its own `data_dir`. *worker* is this process's number where several processes
-    share a `data_dir`, from 0 to `settings.workers - 1`.
+    share a `data_dir`, from 0 to `settings.workers - 1`. With *board*, which `segsrv serve` makes,
+    another process delivers what this one takes in.
 
     Raises:
         SettingsError: A sink's URL, a proxy network or a GeoIP database is wrong.
@@ -79,7 +83,7 @@ def create_app(settings: Settings | None = None, *, worker: int = 0) -> web.Appl
     client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
     tally = Tally(settings, keyring, client_address, counters)
     ingest = Ingest(settings, keyring, cors, pipeline, client_address, tally)
-    station = Station(settings, worker=worker)
+    station = Station(settings, worker=worker, board=board)
     peers = _peers(settings, worker)
     health = Health(
         station,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from segsrv import logs, server
-from segsrv.delivery.station import journal_dir
-from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError
+from segsrv import logs, process
+from segsrv.delivery.journals import journal_dir
+from segsrv.errors import DataDirUnusable, SegsrvError, SettingsError, SinkUnavailable
 from segsrv.files import obstacle
 from segsrv.geoip import download
 from segsrv.geoip.databases import describe as describe_databases
@@ -21,7 +21,8 @@ from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors
 from segsrv.settings import Settings, sources
-from segsrv.sinks import make_sink, sink_names
+from segsrv.sinks import registry
+from segsrv.sinks.registry import Built
 from segsrv.tls import Certificate
 from segsrv.write_keys import key_path, with_file_keys, with_kept_key
 
@@ -85,30 +86,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(flags: argparse.Namespace) -> int:
-    settings = _verified(flags)
+    settings, sinks = _verified(flags)
     logs.configure(settings.log_level)
     has_own_key = not settings.all_keys()
     # An earlier start that failed may have made the key, but it told nobody.
     is_first_start = has_own_key and not journal_dir(settings).exists()
 
     def announce(url: str, settings: Settings) -> None:
-        lines = [f"segsrv listening on {url}", *_describe(settings)]
+        lines = [f"segsrv listening on {url}", *_describe(settings, sinks)]
         if has_own_key:
             lines.append(f"  key file    {key_path(settings)}")
         if is_first_start:
             lines += ["", "A write key was made. Try it:", "", _curl(url, settings)]
         print("\n".join(lines), flush=True)
 
-    return server.serve(settings, announce)
+    return process.serve(settings, announce)
 
 
 def _check(flags: argparse.Namespace) -> int:
-    settings = _verified(flags)
-    server.check_address(settings)
-    asyncio.run(_check_sinks(settings))
+    settings, sinks = _verified(flags)
+    process.check_address(settings)
+    asyncio.run(_check_sinks(sinks))
     has_own_key = not settings.all_keys()
     settings = with_kept_key(settings)
-    lines = _describe(settings)
+    lines = _describe(settings, sinks)
     if has_own_key:
         when = "" if settings.all_keys() else " (made at the first start)"
         lines.append(f"  key file    {key_path(settings)}{when}")
@@ -118,8 +119,10 @@ def _check(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _verified(flags: argparse.Namespace) -> Settings:
+def _verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
     """Return the settings, with the keys of their file, if a server could start with them.
+
+    With them come their sinks, made and not opened.
 
     The same for `serve` and `check`, and once for all workers: what is wrong is said in one line,
     and before anything is made.
@@ -132,13 +135,12 @@ def _verified(flags: argparse.Namespace) -> Settings:
                 f"data_dir={settings.data_dir}: {blocked} can't be written: {_why(blocked)}"
             )
     keys = with_kept_key(settings).all_keys()
-    for url in sink_names(settings).values():
-        make_sink(url, settings, worker=0)
+    sinks = registry.build(settings)
     describe_databases(settings.geoip_db)
     AnalyticsJs(settings, Keyring(keys), Cors(keys))
     if settings.tls_cert is not None and settings.tls_key is not None:
         Certificate(settings.tls_cert, settings.tls_key)
-    return settings
+    return settings, sinks
 
 
 def _why(blocked: Path) -> str:
@@ -149,22 +151,26 @@ def _why(blocked: Path) -> str:
     return os.strerror(errno.EROFS if is_read_only else errno.EACCES)
 
 
-async def _check_sinks(settings: Settings) -> None:
-    for url in sink_names(settings).values():
-        sink = make_sink(url, settings, worker=0)
+async def _check_sinks(sinks: Sequence[Built]) -> None:
+    for built in sinks:
+        timeout_s = built.config.send_timeout_s
         try:
-            await sink.check()
+            async with asyncio.timeout(timeout_s):
+                await built.sink.check()
+        except TimeoutError:
+            raise SinkUnavailable(
+                f"{built.config.where}: no answer within {timeout_s:g} s"
+            ) from None
         finally:
-            await sink.close()
+            await built.sink.close()
 
 
-def _describe(settings: Settings) -> list[str]:
+def _describe(settings: Settings, sinks: Sequence[Built]) -> list[str]:
     """Say what runs, without secrets."""
-    sinks = [make_sink(url, settings, worker=0).describe() for url in sink_names(settings).values()]
     rows = {
         "formats": "flat at /api/v1/segment, compat at /api/v1/segment/compat",
         "keys": ", ".join(key.id for key in settings.all_keys()) or "none yet",
-        "sinks": ", ".join(sinks),
+        "sinks": ", ".join(f"{built.name} ({built.sink.describe()})" for built in sinks),
         "geoip": ", ".join(map(str, settings.geoip_db)) or "none",
         "durability": settings.durability,
         "workers": str(settings.workers),

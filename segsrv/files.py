@@ -16,6 +16,8 @@ from pathlib import Path
 
 FILE_MODE = 0o640
 READ_BITS = 0o444
+PARTS_MAX = os.sysconf("SC_IOV_MAX")
+"""How many pieces the kernel takes at once."""
 
 Version = tuple[int, int, int]
 
@@ -99,12 +101,13 @@ def sync_dir(path: Path) -> None:
 
 def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
     """Write every byte of *parts*; the kernel may take them in several pieces."""
-    written = os.writev(fd, parts)
-    total = sum(map(len, parts))
-    if written < total:
-        rest = memoryview(b"".join(parts))[written:]
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+    for start in range(0, len(parts), PARTS_MAX):
+        some = parts[start : start + PARTS_MAX]
+        written = os.writev(fd, some)
+        if written < sum(map(len, some)):
+            rest = memoryview(b"".join(some))[written:]
+            while rest:
+                rest = rest[os.write(fd, rest) :]
 
 
 def replace_file(

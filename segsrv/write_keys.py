@@ -12,6 +12,7 @@ from pathlib import Path
 from segsrv.errors import DataDirUnusable, SettingsError
 from segsrv.files import make_dir, replace_file
 from segsrv.settings import Key, Settings
+from segsrv.settings.key import MADE_KEY_ID
 
 FILE_NAME = "write-key"
 FILE_BYTES_MAX = 1 << 20
@@ -90,7 +91,7 @@ def with_kept_key(settings: Settings) -> Settings:
     path = key_path(settings)
     try:
         secret = path.read_text("utf-8").strip()
-        keys = (Key(id="default", secret=secret),) if secret else ()
+        keys = (Key(id=MADE_KEY_ID, secret=secret),) if secret else ()
     except (FileNotFoundError, NotADirectoryError):
         return settings
     except OSError as error:

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from segsrv.files import make_dir, open_file, replace_file, set_dir_mode
+from segsrv.files import make_dir, open_file, replace_file, set_dir_mode, write_all
 
 NEW = os.O_CREAT | os.O_WRONLY
 
@@ -80,3 +80,13 @@ class TestMode:
             make_dir(tmp_path / "taken")
         with pytest.raises(NotADirectoryError):
             make_dir(tmp_path / "taken" / "below")
+
+
+@pytest.mark.parametrize("count", [0, 1, 1_024, 1_025, 5_000])
+def test_any_number_of_parts_is_written(tmp_path, count):
+    """More parts than the kernel takes at once are written too, in order."""
+    parts = [b"%d\n" % number for number in range(count)]
+    with (tmp_path / "file").open("wb") as file:
+        write_all(file.fileno(), parts)
+
+    assert (tmp_path / "file").read_bytes() == b"".join(parts)

@@ -16,6 +16,7 @@ FUNCTION_LINES_MAX = 60
 ROOMS = [
     "errors",
     "files",
+    "board",
     "addresses",
     "settings",
     "events",
@@ -29,7 +30,7 @@ ROOMS = [
     "logs",
     "tls",
     "app",
-    "server",
+    "process",
     "cli",
     "__main__",
 ]

@@ -1,30 +1,37 @@
-"""Ships one journal to one sink: read from the cursor, note the range, send, retry, advance."""
+"""Ships all journals to one sink: read from the cursor, note the range, send, advance."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
-import orjson
-
-from segsrv.errors import SinkRejected, SinkUnavailable, Unavailable
-from segsrv.files import FILE_MODE
-from segsrv.journal import cursor as cursors
-from segsrv.journal import facts
-from segsrv.journal.cursor import Cursor
-from segsrv.journal.dead_letters import DeadLetters
-from segsrv.journal.log import Chunk, SegmentLog
-from segsrv.sinks.base import Batch, Sink
+from segsrv.delivery import bundle as bundles
+from segsrv.delivery.attempts import Attempts, State
+from segsrv.delivery.bundle import Bundle, Filter, batch_of
+from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
+from segsrv.delivery.inheritance import ANY_ID, Inheritance
+from segsrv.delivery.judging import Judge
+from segsrv.delivery.rejects import Rejects
+from segsrv.delivery.source import Source
+from segsrv.sinks.base import Batch, Placement, Sink
 
 logger = logging.getLogger(__name__)
 
-RETRY_S_MIN = 0.2
+SETTLE_S = 1.0
+"""How long after the last batch the cursor's other slot says the same, for more to be released."""
+OPEN_POLL_S = 0.05
+POLL_S = 0.25
+"""A wake-up from another process could be missed for so long."""
+DISK_TIMEOUT_S = 60.0
+DISK_RETRY_S_MAX = 5.0
+CLOSE_TIMEOUT_S = 10.0
 
 T = TypeVar("T")
 
@@ -35,60 +42,114 @@ class ShipperStats:
 
     batches: int = 0
     events: int = 0
-    retries: int = 0
-    rejected_events: int = 0
+    filtered_events: int = 0
+    duplicates: int = 0
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """How much goes to a sink at once, and how long an event may wait for more."""
+
+    events_max: int
+    bytes_max: int
+    interval_s: float
 
 
 class Shipper:
-    """Delivers at least once, in order, with the same batch boundaries after a restart.
+    """Delivers at least once, in each journal's order, with the same batches after a restart.
 
-    Belongs to one event loop. `wake` is called there when the journal has grown and `is_waiting`;
-    `on_advance` is awaited when `saved_position` has grown, for the journal to let go of what every
-    sink has.
+    Belongs to one event loop. `wake` is called there when a journal has grown; `on_advance` is
+    awaited when the cursor on disk has moved, for the journals to let go of what every sink has;
+    `on_waiting` is called when `is_waiting` has changed, before the shipper looks for more.
     """
 
     def __init__(
         self,
         name: str,
         sink: Sink,
-        log: SegmentLog,
-        dead_letters: DeadLetters,
+        sources: Sequence[Source],
         *,
-        cursor_path: Path,
-        flush_interval_s: float,
-        flush_bytes_max: int,
-        retry_s_max: float,
-        file_mode: int = FILE_MODE,
+        cursor: CursorFile,
+        rejects: Rejects,
+        attempts: Attempts,
+        limits: Limits,
+        picks: Filter | None = None,
+        judge: Judge | None = None,
+        inherit: Callable[[Cursor | None], Inheritance],
+        guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.sink = sink
         self.stats = ShipperStats()
-        self.is_failing = False
+        self.attempts = attempts
+        self.rejects = rejects
         self.is_waiting = False
+        self.on_waiting: Callable[[], None] = lambda: None
         self.on_advance: Callable[[], Awaitable[None]] | None = None
-        self._log = log
-        self._dead_letters = dead_letters
-        self._cursor_path = cursor_path
-        self._flush_interval_s = flush_interval_s
-        self._flush_bytes_max = flush_bytes_max
-        self._retry_s_max = retry_s_max
-        self._file_mode = file_mode
-        self._cursor = cursors.load(cursor_path) or Cursor(log.first, log.first)
-        # What the journal may let go of: a restart reads from here on.
-        self.saved_position = self._cursor.start
+        self._sources = {source.name: source for source in sources}
+        self._cursor_file = cursor
+        self._limits = limits
+        self._picks = picks or Filter()
+        self.judge = judge
+        self._inherit = inherit
+        self._guard = guard
+        self._marks: dict[str, tuple[str, Mark]] = {}
+        self._placement: Placement = {}
+        self._oldest_ms = 0
+        self._resending: Inheritance | None = None
+        self._is_unsaved = False
+        self._saved_at = 0.0
+        self._is_loaded = False
+        # One thread: a call that was given up may still be under way when the next one is made.
+        self._disk_attempts = Attempts(
+            f"the disk of {name}", timeout_s=DISK_TIMEOUT_S, retry_s_max=DISK_RETRY_S_MAX
+        )
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="segsrv-delivery")
         self._grown = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def position(self) -> int:
-        """All below it is delivered."""
-        return self._cursor.start
+    def is_failing(self) -> bool:
+        return self.state != "ok"
+
+    @property
+    def state(self) -> State:
+        """How the sink is; `retrying` also while delivery's own disk refuses."""
+        return self.attempts.state if self.attempts.state != "ok" else self._disk_attempts.state
+
+    @property
+    def message(self) -> str:
+        """Why `state` is not ok."""
+        return self.attempts.message or self._disk_attempts.message
+
+    @property
+    def failures(self) -> int:
+        """Calls that failed, to the sink and to the disk."""
+        return self.attempts.failures + self._disk_attempts.failures
 
     @property
     def lag_bytes(self) -> int:
-        """Bytes of the journal that are not delivered yet."""
-        return max(self._log.end - self.position, 0)
+        """Bytes of the journals that are not delivered yet."""
+        return sum(
+            max(source.end - self.mark(source).position, 0) for source in self._sources.values()
+        )
+
+    @property
+    def lag_s(self) -> float:
+        """How old the oldest event is that is being delivered; 0 if there is none."""
+        return max(time.time() - self._oldest_ms / 1_000, 0.0) if self._oldest_ms else 0.0
+
+    def mark(self, source: Source) -> Mark:
+        """Return where this sink goes on in a journal."""
+        journal_id, mark = self._marks.get(source.name, ("", Mark(0)))
+        return mark if journal_id == source.id else Mark(source.first)
+
+    def floor(self, source: Source) -> int:
+        """Return below which position this sink needs nothing of a journal, whatever happens."""
+        if not self._is_loaded:
+            return 0
+        return self._cursor_file.floor(source.name, source.id)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"segsrv-{self.name}")
@@ -107,136 +168,193 @@ class Shipper:
         if not done:
             self._task.cancel()
             await asyncio.wait([self._task])
-        await self.sink.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.sink.close()
+        # What a thread has begun goes on though nobody waits; no other server may meet it.
+        await asyncio.get_running_loop().run_in_executor(None, self._disk.shutdown)
+        self._cursor_file.close()
+        if self.judge is not None:
+            self.judge.close()
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             raise error
 
-    async def _run(self) -> None:
-        await self._until_taken(self.sink.open)
-        if self._cursor.end > self._cursor.start:
-            chunk = await self._read(self._cursor.start, end=self._cursor.end)
-            await self._deliver(chunk)
-        while True:
-            await self._linger()
-            if self._log.end <= self.position:
-                if self._stopping.is_set():
-                    return
-                continue
-            chunk = await self._read(self.position)
-            if not chunk.events:
-                await self._save(Cursor(chunk.end, chunk.end, self._cursor.placement))
-                continue
-            await self._plan(chunk)
-            await self._deliver(chunk)
+    async def set_aside(self, move: Callable[[Mapping[str, Mark]], dict[str, Mark]]) -> None:
+        """Go on behind what *move* has put elsewhere, and leave the call in hand unfinished.
 
-    async def _linger(self) -> None:
-        """Wait until there is something, then a little longer for a fuller batch."""
-        # Said before the look at the journal: a commit in another thread then either is seen here,
-        # or sees that it has to wake this one.
-        self._grown.clear()
-        self.is_waiting = True
-        if self.lag_bytes == 0 and not self._stopping.is_set():
-            await self._grown.wait()
+        *move* gets the mark in each journal and returns the new ones; it runs in a thread.
+        """
+        if not self._is_loaded:
+            return
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        try:
+            marks = {name: self.mark(source) for name, source in self._sources.items()}
+            moved = await self._on_disk(lambda: move(marks))
+            for name, mark in moved.items():
+                self._marks[name] = (self._sources[name].id, mark)
+            # It is in what was set aside, too.
+            self._resending = None
+            for _slot in range(2):
+                await self._save()
+        finally:
+            self.start()
+
+    async def _run(self) -> None:
+        if not self._is_loaded:
+            await self._load()
+            self._is_loaded = True
+        await self.attempts.until_taken(self.sink.open)
+        if self._resending is not None:
+            await self._resend(self._resending)
+        while await self._linger():
+            await self._step()
+
+    async def _load(self) -> None:
+        """Find out where this sink stands."""
+        cursor = await self._on_disk(self._cursor_file.load)
+        inherited = await self._on_disk(lambda: self._inherit(cursor))
+        if self.judge is not None:
+            await self._on_disk(self.judge.open)
+        if cursor is not None:
+            self._placement = cursor.placement
+        await self._until_open(inherited.marks.keys() & self._sources.keys())
+        for name, (journal_id, mark) in inherited.marks.items():
+            source = self._sources.get(name)
+            if source is None:
+                # It is kept for when there are as many workers again.
+                self._marks[name] = (journal_id, mark)
+            elif journal_id not in (source.id, ANY_ID):
+                logger.error(
+                    "cursor: of another journal, delivering again what is held sink=%s journal=%s",
+                    self.name,
+                    name,
+                )
+            else:
+                self._marks[name] = (source.id, mark)
+        self._resending = inherited
+
+    async def _resend(self, inherited: Inheritance) -> None:
+        """Send again what was being sent when delivery ended, as it was."""
+        for sending in inherited.sending:
+            spans = {
+                name: span._replace(journal_id=self._sources[name].id)
+                if span.journal_id == ANY_ID
+                else span
+                for name, span in sending.spans.items()
+                if span.end != span.start and name in self._sources
+            }
+            bundle = await self._on_disk(partial(bundles.read_again, self._sources, spans))
+            if batch := await self._batch(bundle):
+                await self._send(batch, sending.placement)
+            self._advance(bundle)
+        await self._save()
+        await self._on_disk(inherited.forget)
+        self._resending = None
+
+    async def _until_open(self, names: Iterable[str]) -> None:
+        """Wait for the workers that have these journals to come up."""
+        for name in names:
+            # The board has no event to wait for.
+            while not self._sources[name].id:  # noqa: ASYNC110
+                await asyncio.sleep(OPEN_POLL_S)
+
+    async def _linger(self) -> bool:
+        """Wait until there is something, then a little longer for a fuller batch; False to end."""
+        settled_at = time.monotonic() + SETTLE_S
+        while True:
+            # Said before the look at the journals: a commit elsewhere then either is seen here, or
+            # sees that it has to wake this one.
+            self._grown.clear()
+            self.is_waiting = True
+            self.on_waiting()
+            if self.lag_bytes:
+                break
+            self._oldest_ms = 0
+            if self._is_unsaved:
+                await self._save()
+            if self._stopping.is_set():
+                return False
+            if time.monotonic() >= settled_at and not self._cursor_file.is_settled:
+                await self._save()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._grown.wait(), POLL_S)
         self.is_waiting = False
-        if self.lag_bytes < self._flush_bytes_max:
+        self.on_waiting()
+        if self.lag_bytes < self._limits.bytes_max:
             # A stop ends this wait at once: the grace period is for sending.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), self._flush_interval_s)
+                await asyncio.wait_for(self._stopping.wait(), self._limits.interval_s)
+        return True
 
-    async def _plan(self, chunk: Chunk) -> None:
-        """Write down what is about to be sent where, before any of it is."""
-        batch = self._batch(chunk)
-        placement = await self._until_taken(lambda: self.sink.plan(batch, self._cursor.placement))
-        await self._save(Cursor(chunk.start, chunk.end, placement))
-
-    async def _deliver(self, chunk: Chunk) -> None:
-        placement = self._cursor.placement
-        batch = self._batch(chunk)
-        try:
-            await self._until_taken(lambda: self.sink.send(batch, placement))
-        except SinkRejected as error:
-            await self._bury(batch, error)
-        else:
-            self.stats.batches += 1
-            self.stats.events += batch.events
-        self._cursor = Cursor(chunk.end, chunk.end, placement)
-        if self.lag_bytes == 0:
-            await self._save(self._cursor)
-        # Else the next batch is planned at once, and saves with its own range that this one is
-        # done. Sent again after a crash in between, it has the same placement.
-
-    def _batch(self, chunk: Chunk) -> Batch:
-        return Batch(
-            f"{self.name}-{chunk.start:020d}",
-            [chunk.lines],
-            chunk.events,
-            lambda: list(facts.each(facts.of_lines(chunk.lines))),
-        )
-
-    async def _until_taken(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try until it works, with capped exponential backoff and jitter, for ever."""
-        delay_s = RETRY_S_MIN
-        while True:
-            try:
-                result = await attempt()
-            except SinkRejected:
-                raise
-            except (SinkUnavailable, Unavailable, OSError) as error:
-                self._failed(error)
-            except Exception as error:
-                # A driver's surprise must not end delivery: the batch is in the journal.
-                logger.exception("sink: unexpected error sink=%s", self.name)
-                self._failed(error)
-            else:
-                if self.is_failing:
-                    self.is_failing = False
-                    logger.warning("sink: works again sink=%s", self.name)
-                return result
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
-            delay_s = min(delay_s * 2, self._retry_s_max)
-
-    def _report_death(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.is_failing = True
-            logger.error("sink: delivery ended by a fault sink=%s", self.name, exc_info=error)
-
-    def _failed(self, error: Exception) -> None:
-        self.stats.retries += 1
-        if not self.is_failing:
-            self.is_failing = True
-            logger.error("sink: unavailable, will retry sink=%s error=%s", self.name, error)
-
-    async def _bury(self, batch: Batch, error: SinkRejected) -> None:
-        logger.error("sink: rejected sink=%s events=%d error=%s", self.name, batch.events, error)
-        letters = [
-            # The line end by itself makes a copy, without the spare room of what orjson returns.
-            orjson.dumps(
-                {
-                    "reason": "sink_rejected",
-                    "message": str(error),
-                    "sink": self.name,
-                    "item": orjson.Fragment(line[:-1]),
-                }
-            )
-            + b"\n"
-            for line in batch.lines()
-        ]
-        self.stats.rejected_events += len(letters)
-        await self._until_taken(lambda: asyncio.to_thread(self._dead_letters.append, letters))
-
-    async def _read(self, position: int, *, end: int | None = None) -> Chunk:
-        return await self._until_taken(
-            lambda: asyncio.to_thread(
-                self._log.read, position, bytes_max=self._flush_bytes_max, end=end
+    async def _step(self) -> None:
+        """Deliver one batch."""
+        sources = [source for source in self._sources.values() if source.id]
+        marks = {source.name: self.mark(source) for source in sources}
+        bundle = await self._on_disk(
+            lambda: bundles.read(
+                sources,
+                marks,
+                bytes_max=self._limits.bytes_max,
+                events_max=self._limits.events_max,
             )
         )
+        self._oldest_ms = bundle.received_ms or self._oldest_ms
+        batch = await self._batch(bundle)
+        if batch is None:
+            self._advance(bundle)
+            if time.monotonic() >= self._saved_at + SETTLE_S:
+                # A filter may let nothing pass for long, and the journals should get smaller.
+                await self._save()
+            return
+        placement = await self.attempts.until_taken(lambda: self.sink.plan(batch, self._placement))
+        await self._save(bundle.spans, placement)
+        await self._send(batch, placement)
+        self._advance(bundle)
+        # The next batch says in its own plan that this one is done. Sent again after a crash in
+        # between, it has the same id and placement.
 
-    async def _save(self, cursor: Cursor) -> None:
-        await self._until_taken(lambda: asyncio.to_thread(self._put, cursor))
-        has_advanced = cursor.start > self.saved_position
-        self._cursor = cursor
-        self.saved_position = cursor.start
-        if has_advanced and self.on_advance is not None:
+    async def _batch(self, bundle: Bundle) -> Batch | None:
+        """Return the events that the sink gets of *bundle*; None if it gets none."""
+        slices = bundle.slices
+        if self._picks:
+            slices = self._picks.pick(slices)
+            self.stats.filtered_events += bundle.events - _events(slices)
+        if self.judge is not None and slices:
+            judge, before = self.judge, slices
+            slices = await self._on_disk(lambda: judge.pick(before))
+            self.stats.duplicates += _events(before) - _events(slices)
+        return batch_of(bundle.batch_id(), slices) if slices else None
+
+    async def _send(self, batch: Batch, placement: Placement) -> None:
+        self.stats.events += await self.rejects.send(
+            batch,
+            lambda part: self.attempts.until_taken(lambda: self.sink.send(part, placement)),
+            self._on_disk,
+        )
+        self.stats.batches += 1
+
+    def _advance(self, bundle: Bundle) -> None:
+        for name, span in bundle.spans.items():
+            self._marks[name] = (span.journal_id, span.end)
+        self._is_unsaved = True
+
+    async def _save(
+        self, spans: Mapping[str, Span] | None = None, placement: Placement | None = None
+    ) -> None:
+        """Put on disk where this sink stands, and with *spans* what is about to be sent."""
+        if placement is not None:
+            self._placement = placement
+        now = {
+            name: Span(journal_id, mark, mark) for name, (journal_id, mark) in self._marks.items()
+        }
+        cursor = Cursor({**now, **(spans or {})}, self._placement)
+        await self._on_disk(lambda: self._put(cursor))
+        self._is_unsaved = False
+        self._saved_at = time.monotonic()
+        if self.on_advance is not None:
             try:
                 await self.on_advance()
             except Exception:
@@ -244,6 +362,22 @@ class Shipper:
                 logger.exception("sink: the journal was not released sink=%s", self.name)
 
     def _put(self, cursor: Cursor) -> None:
-        # In a data directory that was removed and made again the cursor may be another server's.
-        self._log.check_lock()
-        cursors.save(self._cursor_path, cursor, self._file_mode)
+        # In a data directory that was removed and made again the file may be another server's.
+        self._guard()
+        self._cursor_file.save(cursor)
+        if self.judge is not None:
+            self.judge.settle()
+
+    async def _on_disk(self, work: Callable[[], T]) -> T:
+        """Do blocking work of delivery's own in a thread, until the disk lets it."""
+        loop = asyncio.get_running_loop()
+        return await self._disk_attempts.until_taken(lambda: loop.run_in_executor(self._disk, work))
+
+    def _report_death(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.attempts.state, self.attempts.message = "retrying", f"ended by a fault: {error}"
+            logger.error("sink: delivery ended by a fault sink=%s", self.name, exc_info=error)
+
+
+def _events(slices: Sequence[bundles.Slice]) -> int:
+    return sum(part.high - part.low for part in slices)

@@ -1,4 +1,4 @@
-"""All journals of one process and the shippers that empty them."""
+"""The journal of one process and, unless a process of its own delivers, the way to the sinks."""
 
 from __future__ import annotations
 
@@ -6,47 +6,51 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
+from segsrv.board import Board
+from segsrv.delivery import journals
+from segsrv.delivery.delivery import Delivery
 from segsrv.delivery.loop_thread import LoopThread
 from segsrv.delivery.shipper import Shipper
+from segsrv.delivery.source import LeftSource, OwnSource
 from segsrv.errors import JournalFault
-from segsrv.files import make_dir, obstacle, set_dir_mode
-from segsrv.journal import cursor as cursors
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
-from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
-from segsrv.sinks import make_sink, sink_names
+from segsrv.sinks.registry import build
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = ("journal", "dead-letter", "events", "state")
-"""What the data directory holds; it may itself be somebody else's folder."""
-
-
-def journal_dir(settings: Settings) -> Path:
-    """Return the folder of all workers' journals, which a server makes when it first starts."""
-    return settings.data_dir / "journal"
+RELEASE_INTERVAL_S = 0.2
 
 
 class Station:
-    """The process's own journal, those that nobody writes any more, and their way to the sinks.
+    """Opens and closes a worker's journal, and has it delivered.
 
-    With fewer workers than before, worker k takes on the journals whose number modulo the count of
-    workers is k, so that what they hold is still delivered. Blocking work runs in threads, and the
-    shippers on a loop of their own, at their own pace.
+    With *board*, another process delivers: what is committed is said there, and what may be
+    deleted read. Without, it is done here, on a loop of its own in a thread, together with what
+    workers left behind that are no more: worker k takes on the journals whose number modulo the
+    count of workers is k.
     """
 
-    def __init__(self, settings: Settings, *, worker: int) -> None:
+    def __init__(self, settings: Settings, *, worker: int, board: Board | None = None) -> None:
         self.settings = settings
         self.worker = worker
         self.commit: GroupCommit | None = None
-        self.journals: dict[int, GroupCommit] = {}
-        self.shippers: list[Shipper] = []
-        self._delivery: LoopThread | None = None
-        self._file_mode = int(settings.file_mode, 8)
+        self.delivery: Delivery | None = None
+        self._board = board
+        # Mounted in several processes, each has a delivery of its own.
+        is_alone = board is not None or settings.workers == 1
+        self._owner = "" if is_alone else journals.journal_name(worker)
+        self._left: list[LeftSource] = []
+        self._thread: LoopThread | None = None
+        self._releasing: asyncio.Task[None] | None = None
+
+    @property
+    def shippers(self) -> list[Shipper]:
+        """Those of this process."""
+        return self.delivery.shippers if self.delivery is not None else []
 
     async def start(self) -> None:
         """Open the journals and begin to deliver.
@@ -54,17 +58,17 @@ class Station:
         Raises:
             DataDirInUse: Another process has one of them open.
             JournalFault: A directory or file can't be made, read or written.
-            SegsrvError: A cursor can't be read, or a sink's URL is wrong.
+            SegsrvError: A sink's URL is wrong.
 
         """
         try:
-            for number in await asyncio.to_thread(self._journal_numbers):
-                await _to_its_end(self._open(number))
-            await asyncio.to_thread(self._set_modes)
-            self.commit = self.journals[self.worker]
+            await _to_its_end(self._open())
+            assert self.commit is not None
             await self.commit.look()
-            self._delivery = LoopThread("segsrv-delivery")
-            await self._delivery.call(self._start_shippers())
+            if self._board is None:
+                await self._start_delivery()
+            else:
+                self._follow(self._board)
         except OSError as error:
             await self.stop()
             raise JournalFault(f"the data directory can't be used: {error}") from error
@@ -80,6 +84,92 @@ class Station:
         """
         await _to_its_end(self._stop())
 
+    async def _open(self) -> None:
+        settings = self.settings
+        log = await asyncio.to_thread(journals.open_log, settings, self.worker)
+        self.commit = GroupCommit(
+            log,
+            DeadLetters(
+                settings.data_dir / "dead-letter",
+                prefix=journals.journal_name(self.worker),
+                bytes_max=settings.dead_letter_bytes_max,
+                file_mode=int(settings.file_mode, 8),
+            ),
+            pending_bytes_max=settings.pending_bytes_max,
+            journal_bytes_max=settings.journal_bytes_max,
+            waits_for_disk=settings.durability != "memory",
+        )
+        position = await asyncio.to_thread(journals.delivered, settings, log, self._owner)
+        await self.commit.release(position, retention_s=settings.journal_retention_s)
+        if self._board is None:
+            workers = settings.workers
+            for number in await asyncio.to_thread(journals.left_behind, settings):
+                if number != self.worker and number % workers == self.worker % workers:
+                    left = await asyncio.to_thread(journals.open_left, settings, number)
+                    self._left.append(left)
+        await asyncio.to_thread(journals.set_modes, settings)
+
+    async def _start_delivery(self) -> None:
+        commit, thread = self.commit, LoopThread("segsrv-delivery")
+        assert commit is not None
+        self._thread = thread
+        settings = self.settings
+        built = await asyncio.to_thread(build, settings)
+
+        async def start() -> Delivery:
+            own = OwnSource(
+                journals.journal_name(self.worker),
+                commit,
+                retention_s=settings.journal_retention_s,
+            )
+            delivery = Delivery(
+                settings, built, [own, *self._left], owner=self._owner, guard=commit.log.check_lock
+            )
+            await delivery.start()
+            return delivery
+
+        delivery = self.delivery = await thread.call(start())
+
+        def wake() -> None:
+            if delivery.is_waiting:
+                thread.post(delivery.wake)
+
+        commit.on_commit = wake
+        commit.refusal = lambda: delivery.refusal
+
+    def _follow(self, board: Board) -> None:
+        """Say on the board what is committed, and delete what it says may go."""
+        commit, slot = self.commit, board.worker(self.worker)
+        assert commit is not None
+        log = commit.log
+        names = [sink.name for sink in self.settings.all_sinks()]
+        slot.open(log.id, first=log.first, end=log.end)
+        board.wake()
+
+        def publish() -> None:
+            slot.end = log.end
+            board.wake()
+
+        def refusal() -> str | None:
+            number = board.sinks_full
+            return (
+                f"the sink {names[number - 1]} lags more than its lag_bytes_max" if number else None
+            )
+
+        async def release() -> None:
+            released = 0
+            while True:
+                await asyncio.sleep(RELEASE_INTERVAL_S)
+                if (position := slot.released(log.id)) > released:
+                    released = position
+                    await commit.release(position, retention_s=self.settings.journal_retention_s)
+                    slot.first = log.first
+
+        commit.on_commit = publish
+        commit.refusal = refusal
+        self._releasing = asyncio.create_task(release(), name="segsrv-release")
+        self._releasing.add_done_callback(_report_death)
+
     async def _stop(self) -> None:
         try:
             if self.commit is not None:
@@ -91,129 +181,28 @@ class Station:
                 await self._close_journals()
 
     async def _end_delivery(self) -> None:
-        delivery, self._delivery = self._delivery, None
-        if delivery is None:
+        if self._releasing is not None:
+            self._releasing.cancel()
+            await asyncio.wait([self._releasing])
+        thread, self._thread = self._thread, None
+        if thread is None:
             return
         try:
-            await delivery.call(self._stop_shippers(self.settings.shutdown_grace_s))
+            if self.delivery is not None:
+                await thread.call(self.delivery.stop(self.settings.shutdown_grace_s))
         finally:
-            await delivery.close()
-
-    async def _start_shippers(self) -> None:
-        for shipper in self.shippers:
-            shipper.start()
-
-    async def _stop_shippers(self, grace_s: float) -> None:
-        results = await asyncio.gather(
-            *(shipper.stop(grace_s=grace_s) for shipper in self.shippers),
-            return_exceptions=True,
-        )
-        for shipper, result in zip(self.shippers, results, strict=True):
-            if isinstance(result, BaseException):
-                logger.error("sink: stopped by a fault sink=%s", shipper.name, exc_info=result)
-            elif shipper.lag_bytes:
-                logger.warning(
-                    "sink: not all delivered, the rest goes out at the next start sink=%s bytes=%d",
-                    shipper.name,
-                    shipper.lag_bytes,
-                )
-
-    def _set_modes(self) -> None:
-        """Open or close the folders that an earlier start made, and so all that lies in them."""
-        for name in FOLDERS:
-            folder = self.settings.data_dir / name
-            if folder.is_symlink() or not folder.exists():
-                continue
-            try:
-                set_dir_mode(folder, self._file_mode)
-            except OSError as error:
-                logger.warning("data_dir: the mode of a folder can't be set: %s", error)
-
-    def _journal_numbers(self) -> list[int]:
-        root = journal_dir(self.settings)
-        present = {
-            int(path.name[1:])
-            for path in root.glob("w*")
-            if path.name[1:].isdecimal() and path.is_dir()
-        }
-        left_behind = {
-            number
-            for number in present
-            if number >= self.settings.workers
-            and number % self.settings.workers == self.worker % self.settings.workers
-        }
-        return [self.worker, *sorted(left_behind - {self.worker})]
-
-    async def _open(self, number: int) -> None:
-        settings = self.settings
-        state = settings.data_dir / "state"
-        log = await asyncio.to_thread(self._open_log, number, state)
-        journal = self.journals[number] = GroupCommit(
-            log,
-            self._dead_letters(f"w{number}"),
-            pending_bytes_max=settings.pending_bytes_max,
-            journal_bytes_max=settings.journal_bytes_max,
-            waits_for_disk=settings.durability != "memory",
-        )
-        shippers = [
-            Shipper(
-                f"w{number}-{name}",
-                make_sink(url, settings, worker=number),
-                log,
-                self._dead_letters(f"w{number}-{name}"),
-                cursor_path=state / f"w{number}-{name}.json",
-                file_mode=self._file_mode,
-                flush_interval_s=settings.flush_interval_s,
-                flush_bytes_max=settings.flush_bytes_max,
-                retry_s_max=settings.sink_retry_s_max,
-            )
-            for name, url in sink_names(settings).items()
-        ]
-        self.shippers += shippers
-
-        async def release() -> None:
-            await journal.release(
-                min(shipper.saved_position for shipper in shippers),
-                retention_s=settings.journal_retention_s,
-            )
-
-        def wake() -> None:
-            for shipper in shippers:
-                if shipper.is_waiting and self._delivery is not None:
-                    self._delivery.post(shipper.wake)
-
-        for shipper in shippers:
-            shipper.on_advance = release
-        journal.on_commit = wake
-        # What was delivered before the last stop must not take room from new events.
-        await release()
-
-    def _open_log(self, number: int, state: Path) -> SegmentLog:
-        """Open a journal at a position that no cursor is beyond, a removed sink's included."""
-        make_dir(state, self._file_mode)
-        if blocked := obstacle(state):
-            raise JournalFault(f"the data directory can't be used: {blocked} can't be written")
-        known = [cursors.load(path) for path in state.glob(f"w{number}-*.json")]
-        return SegmentLog(
-            journal_dir(self.settings) / f"w{number}",
-            segment_bytes_max=self.settings.journal_segment_bytes_max,
-            disk_free_bytes_min=self.settings.disk_free_bytes_min,
-            is_synced=self.settings.durability == "fsync",
-            position_min=max((cursor.end for cursor in known if cursor), default=0),
-            file_mode=self._file_mode,
-        )
-
-    def _dead_letters(self, prefix: str) -> DeadLetters:
-        return DeadLetters(
-            self.settings.data_dir / "dead-letter",
-            prefix=prefix,
-            bytes_max=self.settings.dead_letter_bytes_max,
-            file_mode=self._file_mode,
-        )
+            await thread.close()
 
     async def _close_journals(self) -> None:
-        for journal in self.journals.values():
-            await journal.close()
+        for left in self._left:
+            await left.close()
+        if self.commit is not None:
+            await self.commit.close()
+
+
+def _report_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("journal: nothing is deleted any more", exc_info=error)
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:

@@ -64,8 +64,8 @@ def finish(
     moment: Moment,
     parse_user_agent: Lookup,
     locate: Lookup,
-) -> bool:
-    """Complete a mapped *event* in place; return whether its cookie is to be deleted.
+) -> tuple[str, bool]:
+    """Complete a mapped *event* in place; return its id, and whether its cookie is to be deleted.
 
     *event_id* is the event's own `messageId`, None if it has none: after the mapping, a property of
     that name could not be told from it.
@@ -81,7 +81,7 @@ def finish(
     tracker = event.get("eventn_ctx")
     if tracker.__class__ is not dict:
         tracker = None
-    _place_event_id(event, tracker, event_id)
+    stored_id = _place_event_id(event, tracker, event_id)
 
     source = event.get("source_ip")
     if source is None or source == "" or (sender.is_client and source not in UNSPECIFIED):
@@ -111,8 +111,8 @@ def finish(
 
     _enrich(event, event if tracker is None else tracker, source, parse_user_agent, locate)
     if sender.cookie_policy == "keep" and sender.ip_policy == "keep":
-        return False
-    return _apply_privacy(event, user, source, sender, locate)
+        return stored_id, False
+    return stored_id, _apply_privacy(event, user, source, sender, locate)
 
 
 def _place_timezone(event: Event, output: Format, minute: datetime) -> None:
@@ -163,7 +163,7 @@ def _target(event: Event, output: Format) -> Event:
     return tracker if tracker.__class__ is dict else event
 
 
-def _place_event_id(event: Event, tracker: Event | None, event_id: Any) -> None:
+def _place_event_id(event: Event, tracker: Event | None, event_id: Any) -> str:
     if event_id is None or event_id == "":
         event_id = _carried_event_id(event, tracker)
     if event_id.__class__ is not str:
@@ -172,6 +172,8 @@ def _place_event_id(event: Event, tracker: Event | None, event_id: Any) -> None:
         event["eventn_ctx_event_id"] = event_id
     else:
         tracker["event_id"] = event_id
+    stored_id: str = event_id
+    return stored_id
 
 
 def _carried_event_id(event: Event, tracker: Event | None) -> Any:

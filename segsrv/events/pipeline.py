@@ -24,11 +24,14 @@ EVENT_TYPES = frozenset(("track", "identify", "page", "screen", "group", "alias"
 class Outcome:
     """What became of a body: stored lines (each ends with a newline) and items set aside.
 
-    `types` counts stored events by Segment type, unknown ones as `other`; `reasons` counts items
-    set aside; `dead_letters` are lines too.
+    `ids` and `kinds` have the stored event id and the Segment type of each line, unknown types as
+    `other`; `types` counts them. `reasons` counts items set aside; `dead_letters` are lines too.
     """
 
+    received_ms: int = 0
     lines: list[bytes] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
     types: dict[str, int] = field(default_factory=dict)
     dead_letters: list[bytes] = field(default_factory=list)
     reasons: dict[str, int] = field(default_factory=dict)
@@ -77,6 +80,7 @@ class Pipeline:
         An item is let go when its line is made: together they take many times the lines' memory.
         """
         moment = Moment(datetime.now(UTC) if now is None else now)
+        outcome.received_ms = int(moment.now.timestamp() * 1_000)
         parse_user_agent, locate = self.parse_user_agent, self.locate
         shared = None
         if payload.is_batch:
@@ -100,7 +104,7 @@ class Pipeline:
             # Never stored, wherever in the event it came from.
             event.pop("writeKey", None)
             try:
-                delete_cookie = finish(
+                stored_id, delete_cookie = finish(
                     event,
                     sender,
                     event_id=event_id,
@@ -117,6 +121,8 @@ class Pipeline:
             else:
                 if (line := self._line(outcome, payload, sender, moment, event)) is not None:
                     outcome.lines.append(line)
+                    outcome.ids.append(stored_id)
+                    outcome.kinds.append(kind)
                     outcome.types[kind] = outcome.types.get(kind, 0) + 1
                     outcome.delete_cookie |= delete_cookie
             yield

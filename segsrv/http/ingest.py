@@ -25,6 +25,7 @@ from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
 from segsrv.http.paths import Target
 from segsrv.http.tally import Handler, Seldom, Tally
 from segsrv.http.turns import Turns
+from segsrv.journal import facts
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.settings import MIB, Key, Settings
 
@@ -166,7 +167,9 @@ class Ingest:
         # while the commit is waited for.
         outcome = await self._outcome(request, target, caller, commit, read_body)
         if outcome.lines or outcome.dead_letters:
-            committed = commit.submit(outcome.lines, outcome.dead_letters)
+            assert caller.key is not None, "a request without a key has no outcome"
+            run = _run(caller.key, target, outcome)
+            committed = commit.submit(outcome.lines, outcome.dead_letters, run)
             if committed is not None:
                 await committed
         self._counters.count(target.output, outcome)
@@ -254,6 +257,21 @@ class Ingest:
             shown = self._tally.without_secrets(value)[:POLICY_CHARS_MAX]
             logger.warning("request: %s=%r is not one of %s", name, shown, ", ".join(POLICIES))
         return default
+
+
+def _run(key: Key, target: Target, outcome: Outcome) -> bytes:
+    """Return the facts of the request's events, as they travel beside their lines."""
+    kinds = outcome.kinds
+    return facts.encode(
+        facts.Run(
+            key.id,
+            target.output.name,
+            outcome.received_ms,
+            kinds[0] if len(outcome.types) == 1 else kinds,
+            list(map(len, outcome.lines)),
+            outcome.ids,
+        )
+    )
 
 
 def _at_once(steps: Generator[None, None, Outcome]) -> Outcome:

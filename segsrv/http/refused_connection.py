@@ -9,7 +9,6 @@ from typing import cast
 
 from segsrv.errors import Overloaded
 
-REFUSALS_WAITING_MAX = 128
 REFUSAL_WAIT_S = 1.0
 
 
@@ -17,13 +16,15 @@ class RefusedConnection(asyncio.Protocol):
     """Answers before anything is read, and waits a moment for the client to close.
 
     Closing at once, with the client's request unread, would reset the connection, and the answer
-    might be lost. Only a few wait at a time, so that a flood of clients takes no more files.
+    might be lost. Only *waiting_max* wait at a time, so that a flood of clients takes no more
+    files.
     """
 
     _waiting = 0
 
-    def __init__(self, answer: bytes, count: Callable[[str], None]) -> None:
+    def __init__(self, answer: bytes, count: Callable[[str], None], *, waiting_max: int) -> None:
         self._answer = answer
+        self._waiting_max = waiting_max
         self._count = count
         self._timer: asyncio.TimerHandle | None = None
 
@@ -33,7 +34,7 @@ class RefusedConnection(asyncio.Protocol):
         transport.write(self._answer)
         peer = transport.get_extra_info("peername")
         self._count(str(peer[0]) if isinstance(peer, tuple) else "")
-        if RefusedConnection._waiting >= REFUSALS_WAITING_MAX or not transport.can_write_eof():
+        if RefusedConnection._waiting >= self._waiting_max or not transport.can_write_eof():
             transport.close()
             return
         transport.write_eof()

@@ -48,6 +48,12 @@ def encode(run: Run) -> bytes:
     return orjson.dumps(run[:])
 
 
+def encode_unknown(lines: Sequence[bytes]) -> bytes:
+    """Return the run of *lines* of which nothing is known but their lengths."""
+    lengths = [len(line) for line in lines]
+    return encode(Run(UNKNOWN, UNKNOWN, 0, UNKNOWN, lengths, [UNKNOWN] * len(lengths)))
+
+
 def join(runs: Iterable[bytes]) -> bytes:
     """Return the facts of a frame that holds the events of *runs* in this order."""
     return b"[" + b",".join(runs) + b"]"
@@ -61,6 +67,17 @@ def decode(data: bytes | memoryview) -> list[Run]:
 
     """
     return [Run(*run) for run in orjson.loads(data)]
+
+
+def fit(runs: Sequence[Run], events: int, payload_bytes: int) -> bool:
+    """Say whether *runs* describe that many events, and lines of that many bytes."""
+    size = count = 0
+    for _key_id, _format, _received_ms, types, lengths, ids in runs:
+        if not len(lengths) == len(ids) == (len(ids) if isinstance(types, str) else len(types)):
+            return False
+        count += len(ids)
+        size += sum(lengths)
+    return count == events and size == payload_bytes
 
 
 def of_lines(lines: bytes, received_ms: int = 0) -> list[Run]:

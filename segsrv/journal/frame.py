@@ -1,10 +1,29 @@
-"""One commit on disk: a header and the NDJSON lines of all requests that shared it.
+r"""One commit on disk: the NDJSON lines of all requests that shared it, and their events' facts.
 
-    magic (4)  payload bytes (4)  events (4)  payload CRC-32 (4)  header CRC-32 (4)  payload
+    header   magic "\0SJ2" (4)  facts bytes (4)  payload bytes (4)  events (4)  CRC (4)  own CRC (4)
+    facts    JSON, see `facts.py`; may be empty
+    payload  whole lines
+    trailer  as the header, with the magic "\0SJ3"
 
-Numbers are little-endian. The header has a CRC of its own, so that a damaged payload can be stepped
-over exactly. The magic begins with a NUL, which JSON text never contains, so a search for the next
-frame can't be led astray by an event.
+Numbers are little-endian. The CRC-32 is that of facts and payload in one; header and trailer have
+one of their own, and each says where the frame begins and ends, so that one of the two suffices.
+All magics begin with a NUL, which JSON text never contains, so a search for the next frame can't be
+led astray by an event. Journals of the first releases have the header
+
+    magic "\0SJ1" (4)  payload bytes (4)  events (4)  payload CRC (4)  own CRC (4)
+
+and neither facts nor trailer; they are read as they are.
+
+What a crash left is told from damage where that is possible:
+- A frame with whole frames behind it was on stable storage before they were written, so what is
+  wrong with it is damage. (Under durability `write` a power cut can also do that.)
+- The last bytes of a file are torn when the header says that more should follow, when less than a
+  header is there, or when a block of 4 KiB, or the part of one, reads as zeros: blocks that a power
+  cut kept from the disk do. All else is damage: a flipped bit in header or trailer costs nothing,
+  in facts or payload it costs the frame.
+- What can't be told: damage that cut a file short or filled blocks with zeros looks like a torn
+  tail, and a commit that the disk refused and that could not be taken back looks like one that it
+  took.
 """
 
 from __future__ import annotations
@@ -12,84 +31,157 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-MAGIC = b"\x00SJ1"
-_HEADER = struct.Struct("<4sIII")
+MAGIC = b"\x00SJ2"
+MAGIC_END = b"\x00SJ3"
+MAGIC_1 = b"\x00SJ1"
+_MAGIC_START = b"\x00SJ"
+_HEADER = struct.Struct("<4sIIII")
+_HEADER_1 = struct.Struct("<4sIII")
 _CRC = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size + _CRC.size
+HEADER_BYTES = TRAILER_BYTES = _HEADER.size + _CRC.size
+HEADER_BYTES_1 = _HEADER_1.size + _CRC.size
+OVERHEAD_BYTES = HEADER_BYTES + TRAILER_BYTES
 PAYLOAD_BYTES_MAX = (1 << 32) - 1
+BLOCK_BYTES = 4_096
+
+Buffer = bytes | memoryview
 
 
-@dataclass(slots=True, frozen=True)
-class Frame:
-    """A whole frame at *offset* of its buffer; `is_damaged` when its payload fails the CRC."""
+class Mark(NamedTuple):
+    """What a sound header or trailer says: offsets in its buffer, event count and CRC."""
+
+    start: int
+    facts_start: int
+    payload_start: int
+    payload_end: int
+    end: int
+    events: int
+    crc: int
+
+
+class Frame(NamedTuple):
+    """A frame at *offset* of its buffer; `is_damaged` when its contents fail the CRC."""
 
     offset: int
+    facts_start: int
     payload_start: int
+    payload_end: int
     end: int
     events: int
     is_damaged: bool
 
 
-@dataclass(slots=True, frozen=True)
-class Gap:
-    """Bytes from *offset* to *end* that are no frame, but that a whole frame follows."""
+class Gap(NamedTuple):
+    """Bytes from *offset* to *end* that are no frame, but that a header or a frame follows."""
 
     offset: int
     end: int
 
 
-def encode(payload: bytes, events: int) -> bytes:
-    """Return the header for *payload*, which is written right after it."""
-    head = _HEADER.pack(MAGIC, len(payload), events, zlib.crc32(payload))
-    return head + _CRC.pack(zlib.crc32(head))
+def encode(payload: bytes, events: int, facts: bytes = b"") -> tuple[bytes, bytes]:
+    """Return header and trailer; facts and payload are written between them."""
+    crc = zlib.crc32(payload, zlib.crc32(facts))
+    head = _HEADER.pack(MAGIC, len(facts), len(payload), events, crc)
+    tail = MAGIC_END + head[len(MAGIC_END) :]
+    return head + _CRC.pack(zlib.crc32(head)), tail + _CRC.pack(zlib.crc32(tail))
 
 
-def payload_bytes(buffer: bytes | memoryview, offset: int) -> tuple[int, int, int] | None:
-    """Return (payload bytes, events, payload CRC) if a sound header stands at *offset*."""
-    end = offset + HEADER_BYTES
-    if end > len(buffer):
+def frame_bytes(payload: bytes, facts: bytes = b"") -> int:
+    """Return how long the frame is on disk."""
+    return OVERHEAD_BYTES + len(facts) + len(payload)
+
+
+def header_at(buffer: Buffer, offset: int) -> Mark | None:
+    """Return what the header at *offset* says, or None where no sound one stands."""
+    fields = _sound(buffer, offset, _HEADER, MAGIC)
+    if fields is not None:
+        _magic, facts_bytes, payload_bytes, events, crc = fields
+        facts_start = offset + HEADER_BYTES
+        payload_start = facts_start + facts_bytes
+        payload_end = payload_start + payload_bytes
+        end = payload_end + TRAILER_BYTES
+        return Mark(offset, facts_start, payload_start, payload_end, end, events, crc)
+    fields = _sound(buffer, offset, _HEADER_1, MAGIC_1)
+    if fields is not None:
+        _magic, payload_bytes, events, crc = fields
+        start = offset + HEADER_BYTES_1
+        return Mark(offset, start, start, start + payload_bytes, start + payload_bytes, events, crc)
+    return None
+
+
+def trailer_at(buffer: Buffer, offset: int) -> Mark | None:
+    """Return what the trailer at *offset* says; its frame may begin before the buffer does."""
+    fields = _sound(buffer, offset, _HEADER, MAGIC_END)
+    if fields is None:
         return None
-    magic, size, events, crc = _HEADER.unpack_from(buffer, offset)
-    if magic != MAGIC:
-        return None
-    if _CRC.unpack_from(buffer, offset + _HEADER.size)[0] != zlib.crc32(
-        buffer[offset : offset + _HEADER.size]
-    ):
-        return None
-    return size, events, crc
+    _magic, facts_bytes, payload_bytes, events, crc = fields
+    payload_start = offset - payload_bytes
+    facts_start = payload_start - facts_bytes
+    start = facts_start - HEADER_BYTES
+    return Mark(start, facts_start, payload_start, offset, offset + TRAILER_BYTES, events, crc)
 
 
-def scan(buffer: bytes) -> Iterator[Frame | Gap]:
-    """Yield the frames of *buffer* in order, and the gaps between them.
+def scan(buffer: bytes, offset: int = 0) -> Iterator[Frame | Gap]:
+    """Yield the frames of *buffer* from *offset* on in order, and the gaps between them.
 
-    Ends at the first byte after the last whole frame; what follows there is a frame cut short, or
-    damage with nothing whole behind it.
+    Ends at the first byte that can't be told: what follows is a frame cut short, or damage with
+    nothing sound behind it.
     """
     view = memoryview(buffer)
-    offset = 0
     while offset < len(buffer):
-        header = payload_bytes(view, offset)
-        if header is None:
-            found = _next_header(buffer, offset + 1)
-            if found is None:
+        mark = header_at(view, offset)
+        if mark is None:
+            mark = _next_mark(buffer, view, offset)
+            if mark is None:
                 return
-            yield Gap(offset, found)
-            offset = found
-            continue
-        size, events, crc = header
-        start = offset + HEADER_BYTES
-        end = start + size
-        if end > len(buffer):
+            if mark.start > offset:
+                yield Gap(offset, mark.start)
+        if mark.end > len(buffer):
             return
-        yield Frame(offset, start, end, events, is_damaged=zlib.crc32(view[start:end]) != crc)
-        offset = end
+        start, facts_start, payload_start, payload_end, offset, events, crc = mark
+        is_damaged = zlib.crc32(view[facts_start:payload_end]) != crc
+        yield Frame(start, facts_start, payload_start, payload_end, offset, events, is_damaged)
 
 
-def _next_header(buffer: bytes, offset: int) -> int | None:
-    while (offset := buffer.find(MAGIC, offset)) >= 0:
-        if payload_bytes(buffer, offset) is not None:
-            return offset
-        offset += 1
+def is_torn(rest: Buffer, position: int) -> bool:
+    """Say whether a crash may have left *rest*, the last bytes of a file, from *position* in it."""
+    view = memoryview(rest)
+    mark = header_at(view, 0)
+    if mark is not None and mark.end > len(view):
+        return True
+    if len(view) < HEADER_BYTES and MAGIC.startswith(bytes(view[: len(MAGIC)])):
+        return True
+    # The first byte of a magic is always zero.
+    start = 1
+    while start < len(view):
+        end = min(start + BLOCK_BYTES - (position + start) % BLOCK_BYTES, len(view))
+        if not any(view[start:end]):
+            return True
+        start = end
+    return False
+
+
+def _next_mark(buffer: bytes, view: memoryview, offset: int) -> Mark | None:
+    """Return the first sound header behind *offset*, or trailer of a frame from there on."""
+    found = offset
+    while (found := buffer.find(_MAGIC_START, found + 1)) >= 0:
+        mark = header_at(view, found)
+        if mark is not None:
+            return mark
+        mark = trailer_at(view, found)
+        if mark is not None and mark.start >= offset:
+            return mark
     return None
+
+
+def _sound(
+    buffer: Buffer, offset: int, layout: struct.Struct, magic: bytes
+) -> tuple[Any, ...] | None:
+    end = offset + layout.size
+    if end + _CRC.size > len(buffer) or buffer[offset : offset + len(magic)] != magic:
+        return None
+    if _CRC.unpack_from(buffer, end)[0] != zlib.crc32(buffer[offset:end]):
+        return None
+    return layout.unpack_from(buffer, offset)

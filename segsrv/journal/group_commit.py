@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from segsrv.errors import BadRequest, JournalFault, JournalFull, ShuttingDown, Unavailable
+from segsrv.journal import facts
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.log import SegmentLog
 
@@ -29,6 +30,7 @@ class Group:
     """What one commit writes, and who waits for it."""
 
     lines: list[bytes] = field(default_factory=list)
+    runs: list[bytes] = field(default_factory=list)
     dead_letters: list[bytes] = field(default_factory=list)
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
     events: int = 0
@@ -74,6 +76,7 @@ class GroupCommit:
         self.stats = CommitStats()
         self.fault: Unavailable | None = None
         self.on_commit: Callable[[], None] = lambda: None
+        self.refusal: Callable[[], str | None] = lambda: None
         self._dead_letters = dead_letters
         self._pending_bytes_max = pending_bytes_max
         self._journal_bytes_max = journal_bytes_max
@@ -125,6 +128,8 @@ class GroupCommit:
             raise JournalFull(
                 f"{pending} bytes wait for a commit, the limit is {self._pending_bytes_max}"
             )
+        if (reason := self.refusal()) is not None:
+            raise JournalFull(reason)
         held = self.undelivered_bytes + pending
         if held + size > self._journal_bytes_max:
             raise JournalFull(
@@ -141,9 +146,12 @@ class GroupCommit:
         except Unavailable as error:
             self._take_no_more(error)
 
-    def submit(self, lines: list[bytes], dead_letters: list[bytes]) -> asyncio.Future[None] | None:
+    def submit(
+        self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None = None
+    ) -> asyncio.Future[None] | None:
         """Queue events; return what to await before they may be answered with 200.
 
+        *run* is what is known of *lines*, as `facts.encode` returns it; None where nothing is.
         None means that nothing is to be awaited (durability `memory`). The future fails with
         Unavailable if the commit did; nothing of the request is stored then.
 
@@ -152,7 +160,7 @@ class GroupCommit:
             Unavailable: There is no room in memory or in the journal, or the server is stopping.
 
         """
-        size = sum(map(len, lines)) + sum(map(len, dead_letters))
+        size = sum(map(len, lines)) + sum(map(len, dead_letters)) + len(run or b"")
         if self._is_closed:
             raise ShuttingDown("the server is shutting down")
         limit = min(self._pending_bytes_max, self._journal_bytes_max)
@@ -167,6 +175,8 @@ class GroupCommit:
             self._queue.append(Group())
         group = self._queue[-1]
         group.lines += lines
+        if lines:
+            group.runs.append(facts.encode_unknown(lines) if run is None else run)
         group.dead_letters += dead_letters
         group.events += len(lines)
         group.size += size
@@ -226,7 +236,7 @@ class GroupCommit:
             # A group that is kept for another try must not write them again.
             group.dead_letters = []
         if group.lines:
-            self.log.append(b"".join(group.lines), group.events)
+            self.log.append(b"".join(group.lines), group.events, facts.join(group.runs))
 
     def _finish(self, group: Group, done: asyncio.Future[None], started_s: float) -> None:
         self._running = None

@@ -1,65 +1,61 @@
 """The segment files of one journal, as plain synchronous code with one owner.
 
-A position is a byte offset into the whole journal since it began; a segment file is named after the
-position of its first byte, so that `position - base` is the offset in the file. `append`, `probe`,
-`check_space` and `release` belong to one thread, the owner's. `read` and `check_lock` may run in
-any thread: they work on `segments`, a tuple that is replaced and never changed, and on the lock.
+`segments.py` says how files are named and what they begin with, `frame.py` what is in them.
+`append`, `probe`, `check_space` and `release` belong to one thread, the owner's. `read` and
+`check_lock` may run in any thread: they work on a view of the segments that is replaced and never
+changed, and on the lock.
 
 Rules:
-- A frame is acknowledged only after `append` returned. What a failed write left is cut off again.
-- The last segment is checked when the journal is opened. Bytes after its last whole frame were
-  never acknowledged and are cut off; a whole frame with a wrong CRC is kept in a file beside it.
-- A start begins a new segment, at a position not below any cursor, so that nothing new can be taken
-  for something delivered.
+- A frame is acknowledged only after `append` returned. What a failed write left is cut off again,
+  and the next write begins a new file under a name that was never used: what could not be cut off
+  lies beyond that file's first position, and so stays refused, as soon as a later write succeeds.
+- The last segment is checked when the journal is opened, see `recovery.py`.
+- A start goes on behind the last whole frame, at a position not below any cursor, so that nothing
+  new can be taken for something delivered.
 - Files are made, read and deleted by path only while the lock that stands there is this log's own.
   When the directory was removed, another server may have begun a journal of its own there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
+import secrets
 import time
-from bisect import bisect_right
-from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 from segsrv.errors import JournalFault, JournalFull, Unavailable
-from segsrv.files import FILE_MODE, is_full, make_dir, open_file, sync_dir, write_all
+from segsrv.files import FILE_MODE, is_full, make_dir, open_file, write_all
 from segsrv.journal import frame, lock
+from segsrv.journal.aside import Aside
+from segsrv.journal.reader import Chunk, Pieces
+from segsrv.journal.recovery import recover
+from segsrv.journal.segments import (
+    HEADER_BYTES,
+    Header,
+    Segment,
+    View,
+    pack_header,
+    segment_path,
+)
+from segsrv.journal.spare_file import SpareFile
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".journal"
 LOCK = "lock"
+ID_BYTES = 16
 PROBE_EVENTS = 0
+NAMES_TRIED_MAX = 16
 CHECK_INTERVAL_S = 0.05
 """A call into the kernel hands the interpreter over, which under load costs more than the call."""
 
 
-@dataclass(slots=True, frozen=True)
-class Segment:
-    """A segment file; `end` is the position after its last acknowledged byte."""
-
-    base: int
-    end: int
-    path: Path
-
-
-@dataclass(slots=True, frozen=True)
-class Chunk:
-    """Consecutive frames read back: positions, event count and their NDJSON lines."""
-
-    start: int
-    end: int
-    events: int
-    lines: bytes
-
-
 class SegmentLog:
     """An open journal directory, locked against other processes.
+
+    `id` is the journal's, random and in each of its segments; `end` the acknowledged end.
 
     Raises:
         DataDirInUse: Another process has it open.
@@ -80,53 +76,79 @@ class SegmentLog:
         self.segment_bytes_max = segment_bytes_max
         self.disk_free_bytes_min = disk_free_bytes_min
         self.is_synced = is_synced
-        self.damaged_frames = 0
+        self.id = ""
+        self.end = position_min
         self._file_mode = file_mode
+        self._view = View((), None)
+        self._base_min = 0
+        self._stale: Segment | None = None
+        self._fd = self._dir_fd = -1
+        self._space_checked_s = self._lock_checked_s = -CHECK_INTERVAL_S
         make_dir(directory, file_mode)
         self._lock_fd = lock.take(directory / LOCK, file_mode)
-        self._fd = -1
-        self._space_checked_s = self._lock_checked_s = -CHECK_INTERVAL_S
-        self._missing: set[Path] = set()
+        self._spare = SpareFile()
+        self._aside = Aside(directory, file_mode=file_mode)
+        self._pieces = Pieces(self._aside, self._spare)
         try:
-            self.segments = self._recover()
-            self.end = max(position_min, self.segments[-1].end if self.segments else 0)
-            self._roll()
+            self._dir_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            self._recover()
         except BaseException:
             self.close()
             raise
 
     @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All segments, oldest first."""
+        sealed, newest = self._view
+        return sealed if newest is None else (*sealed, newest)
+
+    @property
     def first(self) -> int:
         """The position of the oldest byte that is still held."""
-        return self.segments[0].base
+        sealed, newest = self._view
+        oldest = sealed[0] if sealed else newest
+        return self.end if oldest is None else oldest.base
 
-    def append(self, payload: bytes, events: int) -> None:
+    @property
+    def damaged_frames(self) -> int:
+        """Damaged pieces that were set aside, and stretches that were removed, since the start."""
+        return self._aside.damaged_frames
+
+    @property
+    def torn_tails(self) -> int:
+        """Unfinished commits that were cut off at the start."""
+        return self._aside.torn_tails
+
+    def append(self, payload: bytes, events: int, facts: bytes = b"") -> None:
         """Write one frame and, unless told otherwise, wait until it is on stable storage.
+
+        *facts* are those of all its events, as `facts.join` returns them, or nothing.
 
         Raises:
             JournalFull: The disk is full or has less free space than the limit.
             JournalFault: The disk refused the write or the sync; nothing of it remains.
 
         """
-        segment = self.segments[-1]
         try:
-            if self._fd < 0 or segment.end - segment.base >= self.segment_bytes_max:
+            if self._fd < 0 or self._newest.end - self._newest.base >= self.segment_bytes_max:
                 self._roll()
-                segment = self.segments[-1]
             if time.monotonic() >= self._space_checked_s + CHECK_INTERVAL_S:
-                self._check_free_space(len(payload))
-            write_all(self._fd, [frame.encode(payload, events), payload])
+                self._check_free_space(len(payload) + len(facts))
+            header, trailer = frame.encode(payload, events, facts)
+            write_all(self._fd, [header, facts, payload, trailer])
             if self.is_synced:
                 os.fdatasync(self._fd)
             self._check_found()
         except OSError as error:
-            self._abandon(segment)
+            self._abandon()
             raise _refusal(error) from error
         except MemoryError:
-            self._abandon(segment)
+            self._abandon()
             raise
-        self.end = segment.end + frame.HEADER_BYTES + len(payload)
-        self.segments = (*self.segments[:-1], Segment(segment.base, self.end, segment.path))
+        newest = self._newest
+        end = max(newest.end, newest.start) + frame.frame_bytes(payload, facts)
+        self._view = self._view._replace(newest=newest._replace(end=end))
+        self.end = end
 
     def check_space(self, size: int = 0) -> None:
         """Learn whether the disk has room for *size* bytes, writing nothing.
@@ -155,123 +177,121 @@ class SegmentLog:
         self.append(b"", PROBE_EVENTS)
 
     def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Chunk:
-        """Return frames from *position* on: at least one if there is one, else about *bytes_max*.
-
-        With *end*, return exactly the frames up to there. Damaged frames are set aside and skipped,
-        and so is the rest of a file that somebody removed.
+        """Return frames from *position* on, as `Reader.read` does, up to the acknowledged end.
 
         Raises:
             OSError: The disk refused to read, or the directory is another's; the text says where.
 
         """
         self.check_lock()
-        segments = self.segments
-        index = max(bisect_right([segment.base for segment in segments], position) - 1, 0)
-        segment = segments[index]
-        position = max(position, segment.base)
-        while position >= segment.end and index + 1 < len(segments):
-            index += 1
-            segment = segments[index]
-            position = segment.base
-        limit = segment.end if end is None else min(segment.end, end)
-        if position >= limit:
-            return Chunk(position, position, 0, b"")
-        try:
-            size = limit - position if end else bytes_max
-            buffer = self._read_frames(segment, position, limit, size)
-        except FileNotFoundError:
-            self._miss(segment, limit - position)
-            return Chunk(position, limit, 0, b"")
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(segment.path)) from error
-        return self._collect(segment, position, buffer, is_last=position + len(buffer) == limit)
+        acknowledged = self.end if end is None else min(self.end, end)
+        view, first = self._view, self.first
+        return self._pieces.read(view, position, bytes_max, acknowledged, first=first)
 
     def release(self, position: int, *, retention_s: float = 0.0) -> None:
         """Delete segments that lie wholly below *position* and are older than *retention_s*.
 
         What can't be deleted now stays, and the next call tries again.
         """
-        kept = list(self.segments)
+        sealed = self._view.sealed
+        deleted = 0
         try:
-            while len(kept) > 1 and kept[0].end <= position:
-                if retention_s and _age_s(kept[0].path) < retention_s:
+            for segment in sealed:
+                if segment.end > position:
+                    break
+                if retention_s and _age_s(segment.path) < retention_s:
                     break
                 self.check_lock()
-                kept[0].path.unlink(missing_ok=True)
-                del kept[0]
+                segment.path.unlink(missing_ok=True)
+                deleted += 1
         except OSError as error:
             logger.warning("journal: can't delete what is delivered: %s", error)
-        self.segments = tuple(kept)
+        if deleted:
+            self._view = self._view._replace(sealed=sealed[deleted:])
 
     def close(self) -> None:
         """Close the files and give up the lock."""
-        for fd in (self._fd, self._lock_fd):
+        for fd in (self._fd, self._dir_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
-        self._fd = self._lock_fd = -1
+        self._fd = self._dir_fd = self._lock_fd = -1
+        self._spare.release()
 
-    def _recover(self) -> tuple[Segment, ...]:
-        found = sorted(self.directory.glob("*" + SUFFIX))
-        segments = [
-            Segment(int(path.stem), int(path.stem) + path.stat().st_size, path) for path in found
-        ]
-        for index, (segment, after) in enumerate(pairwise(segments)):
-            # What a failed write left beyond the next segment's first byte was never acknowledged.
-            segments[index] = replace(segment, end=min(segment.end, after.base))
-        if segments:
-            segments[-1] = self._check_tail(segments[-1])
-        return tuple(segments)
+    @property
+    def _newest(self) -> Segment:
+        newest = self._view.newest
+        assert newest is not None, "a journal that is open has a newest segment"
+        return newest
 
-    def _check_tail(self, segment: Segment) -> Segment:
-        buffer = segment.path.read_bytes()
-        whole = good = 0
-        for part in frame.scan(buffer):
-            is_damaged = isinstance(part, frame.Gap) or part.is_damaged
-            whole = part.end
-            if is_damaged:
-                self._set_aside(segment, part.offset, buffer[part.offset : part.end])
-            else:
-                good = part.end
-        if whole < len(buffer):
-            logger.warning(
-                "journal: cut off an unfinished commit file=%s bytes=%d",
-                segment.path.name,
-                len(buffer) - whole,
-            )
-        if good < len(buffer):
-            with segment.path.open("r+b") as file:
-                file.truncate(good)
-                os.fsync(file.fileno())
-        return Segment(segment.base, segment.base + good, segment.path)
+    def _recover(self) -> None:
+        """Take over what the folder holds, and open the segment that is written next."""
+        segments, journal_id, is_begun = recover(self.directory, self._aside)
+        self.id = journal_id or secrets.token_hex(ID_BYTES)
+        if is_begun and segments[-1].end >= self.end:
+            *sealed, newest = segments
+            self._fd = open_file(newest.path, os.O_WRONLY | os.O_APPEND, self._file_mode)
+            self._view = View(tuple(sealed), newest)
+            self.end = newest.end
+        else:
+            self._view = View(tuple(segments), None)
+            self.end = max([self.end, *(segment.end for segment in segments[-1:])])
+            try:
+                self._roll()
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                # What is here can be delivered; the next append tries again, and says so.
+                path = segment_path(self.directory, self.end)
+                self._view = self._view._replace(newest=Segment(self.end, self.end, path))
+        if self._fd >= 0:
+            # The id has to last from the first cursor on, also where older files have none.
+            os.fdatasync(self._fd)
 
     def _roll(self) -> None:
         """Seal the newest segment and begin the next."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
         self.check_lock()
-        segments = self.segments
-        path = self.directory / f"{self.end:020d}{SUFFIX}"
-        fd = open_file(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, self._file_mode)
-        try:
-            if os.fstat(fd).st_size:
-                # A write that failed may be left in our own newest file, which is begun again. No
-                # other file of this name can hold a byte, so one that does is not ours to empty.
-                if not segments or segments[-1].path != path:
-                    raise FileExistsError(errno.EEXIST, f"{path.name} is already there")
-                os.ftruncate(fd, 0)
-            sync_dir(self.directory)
-        except OSError:
-            os.close(fd)
-            raise
+        sealed, newest = self._view
+        added = self._stale
+        if newest is not None and newest.end > newest.base:
+            added = newest
+        if added is not None:
+            sealed = (*sealed, added)
+        base, fd = self._make(sealed[-1].end if sealed else 0)
+        if self._fd >= 0:
+            self._spare.close(self._fd)
         self._fd = fd
-        if segments and segments[-1].base == segments[-1].end:
-            if segments[-1].path != path:
-                segments[-1].path.unlink(missing_ok=True)
-            segments = segments[:-1]
-        self.segments = (*segments, Segment(self.end, self.end, path))
+        self._stale = None
+        self._view = View(sealed, Segment(base, base, segment_path(self.directory, base)))
+        self.end = base
 
-    def _abandon(self, segment: Segment) -> None:
+    def _make(self, end_before: int) -> tuple[int, int]:
+        """Make the next segment's file; return its base, the end or just behind, and the file."""
+        base, fd = self._make_file()
+        created_ms = time.time_ns() // 1_000_000
+        try:
+            write_all(fd, [pack_header(Header(self.id, base, end_before, created_ms))])
+            os.fsync(self._dir_fd)
+        except BaseException:
+            self._spare.close(fd)
+            with contextlib.suppress(OSError):
+                self.check_lock()
+                segment_path(self.directory, base).unlink()
+            raise
+        return base, fd
+
+    def _make_file(self) -> tuple[int, int]:
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
+        base = max(self.end, self._base_min)
+        for _try in range(NAMES_TRIED_MAX):
+            path = segment_path(self.directory, base)
+            try:
+                return base, self._spare.open(lambda: open_file(path, flags, self._file_mode))  # noqa: B023
+            except FileExistsError:
+                # Somebody else's, or what a failed write left and could not be deleted.
+                base += HEADER_BYTES
+        raise FileExistsError(errno.EEXIST, f"{path.name} is already there")
+
+    def _abandon(self) -> None:
         """Cut off what a failed write left, and let the next one begin a new file.
 
         After a failed sync the kernel may have dropped the pages and forgotten the error, so that
@@ -279,11 +299,20 @@ class SegmentLog:
         """
         if self._fd < 0:
             return
+        newest = self._newest
         try:
-            os.ftruncate(self._fd, segment.end - segment.base)
+            if newest.end > newest.base:
+                os.ftruncate(self._fd, newest.end - newest.base)
+            else:
+                # Not cut off and written to again: its name is given up with it.
+                self._base_min = newest.start
+                self._stale = newest._replace(end=newest.start)
+                self.check_lock()
+                newest.path.unlink(missing_ok=True)
+                self._stale = None
         except OSError as error:
             logger.error("journal: can't cut off a failed write: %s", error)  # noqa: TRY400
-        os.close(self._fd)
+        self._spare.close(self._fd)
         self._fd = -1
 
     def _check_free_space(self, size: int) -> None:
@@ -308,61 +337,6 @@ class SegmentLog:
             self.check_lock()
             self._lock_checked_s = now_s
 
-    def _read_frames(self, segment: Segment, position: int, limit: int, size: int) -> bytes:
-        fd = os.open(segment.path, os.O_RDONLY)
-        try:
-            buffer = _pread(fd, min(size, limit - position), position - segment.base)
-            header = frame.payload_bytes(buffer, 0)
-            needed = frame.HEADER_BYTES + header[0] if header else 0
-            if needed > len(buffer):
-                buffer = _pread(fd, min(needed, limit - position), position - segment.base)
-            elif header is None:
-                # Damage stands here; the whole rest is needed to find where frames go on.
-                buffer = _pread(fd, limit - position, position - segment.base)
-        finally:
-            os.close(fd)
-        return buffer
-
-    def _collect(self, segment: Segment, position: int, buffer: bytes, *, is_last: bool) -> Chunk:
-        view = memoryview(buffer)
-        parts: list[memoryview] = []
-        events = end = 0
-        for part in frame.scan(buffer):
-            if isinstance(part, frame.Gap) or part.is_damaged:
-                self._set_aside(
-                    segment, position - segment.base + part.offset, view[part.offset : part.end]
-                )
-            else:
-                parts.append(view[part.payload_start : part.end])
-                events += part.events
-            end = part.end
-        if is_last and end < len(buffer):
-            # Up to here everything was acknowledged, so a rest that is no frame is damage too.
-            self._set_aside(segment, position - segment.base + end, view[end:])
-            end = len(buffer)
-        return Chunk(position, position + end, events, b"".join(parts))
-
-    def _miss(self, segment: Segment, size: int) -> None:
-        if segment.path not in self._missing:
-            self._missing.add(segment.path)
-            self.damaged_frames += 1
-            logger.error("journal: a file was removed file=%s bytes=%d", segment.path.name, size)
-
-    def _set_aside(self, segment: Segment, offset: int, data: bytes | memoryview) -> None:
-        path = segment.path.with_name(f"{segment.path.name}.damaged-{offset}")
-        if path.exists():
-            return
-        self.damaged_frames += 1
-        logger.error("journal: damaged bytes set aside file=%s bytes=%d", path.name, len(data))
-        try:
-            fd = open_file(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, self._file_mode)
-            try:
-                write_all(fd, [data])
-            finally:
-                os.close(fd)
-        except OSError as error:
-            logger.error("journal: can't keep damaged bytes: %s", error)  # noqa: TRY400
-
 
 def _refusal(error: OSError) -> Unavailable:
     kind = JournalFull if is_full(error) else JournalFault
@@ -374,15 +348,3 @@ def _age_s(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return float("inf")
-
-
-def _pread(fd: int, size: int, offset: int) -> bytes:
-    """Read *size* bytes; those that the file has lost read as zeros, which no frame is."""
-    parts = []
-    while size > 0 and (part := os.pread(fd, size, offset)):
-        parts.append(part)
-        size -= len(part)
-        offset += len(part)
-    if size > 0:
-        parts.append(bytes(size))
-    return parts[0] if len(parts) == 1 else b"".join(parts)

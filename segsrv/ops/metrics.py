@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
@@ -15,14 +14,11 @@ from segsrv.events.counters import Counters
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
 from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS
+from segsrv.ops.family import Family, Sample, counter, gauge
 from segsrv.ops.peers import Peers
+from segsrv.ops.sink_metrics import sink_families
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-Sample = tuple[str, dict[str, str], float]
-"""A sample's name suffix, its labels and its value."""
-Family = tuple[str, str, str, list[Sample]]
-"""A metric's name, type, help and samples; plain data, so that it can cross processes as JSON."""
 
 
 class Metrics:
@@ -61,7 +57,7 @@ class Metrics:
 
     def _families(self) -> Iterator[Family]:
         counters = self._counters
-        yield _counter(
+        yield counter(
             "requests",
             "Ingest requests by the status of their answer.",
             (
@@ -69,7 +65,7 @@ class Metrics:
                 for status, count in counters.ingest_statuses().items()
             ),
         )
-        yield _counter(
+        yield counter(
             "answers",
             "All answers, by code, status, kind of path and key id.",
             (
@@ -77,7 +73,7 @@ class Metrics:
                 for (code, status, path, key_id), count in list(counters.answers.items())
             ),
         )
-        yield _counter(
+        yield counter(
             "events",
             "Events accepted, by Segment type and stored format.",
             (
@@ -85,14 +81,15 @@ class Metrics:
                 for (output, kind), count in list(counters.events.items())
             ),
         )
-        yield _counter(
+        yield counter(
             "set_aside",
             "Batch items that were set aside, by reason.",
             (({"reason": reason}, count) for reason, count in list(counters.set_aside.items())),
         )
         yield from self._cache_families()
         yield from self._journal_families()
-        yield from self._sink_families()
+        if self._station.delivery is not None:
+            yield from sink_families(self._station.delivery)
 
     def _cache_families(self) -> Iterator[Family]:
         info = self._user_agents.cached.cache_info()
@@ -101,31 +98,34 @@ class Metrics:
             ({"cache": "user_agent"}, info.misses),
             ({"cache": "geoip"}, self._databases.misses),
         )
-        yield _counter("cache_hits", "Look-ups answered from a cache.", hits)
-        yield _counter("cache_misses", "Look-ups that were computed.", misses)
-        yield _counter(
-            "geoip_reloads", "GeoIP databases replaced.", [({}, self._databases.reloads)]
-        )
+        yield counter("cache_hits", "Look-ups answered from a cache.", hits)
+        yield counter("cache_misses", "Look-ups that were computed.", misses)
+        yield counter("geoip_reloads", "GeoIP databases replaced.", [({}, self._databases.reloads)])
 
     def _journal_families(self) -> Iterator[Family]:
         commit = self._station.commit
         if commit is None:
             return
         stats = commit.stats
-        yield _gauge("journal_bytes", "Bytes in journal files.", [({}, commit.held_bytes)])
-        yield _gauge(
+        yield gauge("journal_bytes", "Bytes in journal files.", [({}, commit.held_bytes)])
+        yield gauge(
             "journal_pending_bytes", "Bytes that wait for a commit.", [({}, commit.pending_bytes)]
         )
-        yield _gauge(
+        yield gauge(
             "journal_ready", "1 while the journal takes events.", [({}, commit.fault is None)]
         )
-        yield _counter(
+        yield counter(
             "journal_damaged_frames",
             "Damaged pieces set aside, and files that were removed.",
             [({}, commit.log.damaged_frames)],
         )
-        yield _counter("commit_failures", "Commits that the disk refused.", [({}, stats.failures)])
-        yield _counter("commit_events", "Events in commits.", [({}, stats.events)])
+        yield counter(
+            "journal_torn_tails",
+            "Commits that a crash left unfinished, cut off at the start.",
+            [({}, commit.log.torn_tails)],
+        )
+        yield counter("commit_failures", "Commits that the disk refused.", [({}, stats.failures)])
+        yield counter("commit_events", "Events in commits.", [({}, stats.events)])
         bounds = [*map(str, COMMIT_SECONDS_BOUNDS), "+Inf"]
         buckets: list[Sample] = [
             ("_bucket", {"le": bound}, float(count))
@@ -133,30 +133,6 @@ class Metrics:
         ]
         buckets += [("_count", {}, float(stats.commits)), ("_sum", {}, stats.seconds_sum)]
         yield "segsrv_commit_seconds", "histogram", "Time of a group commit.", buckets
-
-    def _sink_families(self) -> Iterator[Family]:
-        shippers = self._station.shippers
-        yield _gauge(
-            "sink_lag_bytes",
-            "Journal bytes that a sink does not have yet.",
-            (({"sink": shipper.name}, shipper.lag_bytes) for shipper in shippers),
-        )
-        yield _gauge(
-            "sink_up",
-            "1 while a sink takes batches.",
-            (({"sink": shipper.name}, not shipper.is_failing) for shipper in shippers),
-        )
-        for field, text in (
-            ("events", "Events delivered."),
-            ("batches", "Batches delivered."),
-            ("retries", "Tries that failed."),
-            ("rejected_events", "Events that a sink refused for good."),
-        ):
-            yield _counter(
-                f"sink_{field}",
-                text,
-                (({"sink": shipper.name}, getattr(shipper.stats, field)) for shipper in shippers),
-            )
 
 
 class _Fixed:
@@ -167,13 +143,3 @@ class _Fixed:
 
     def collect(self) -> list[Metric]:
         return self._metrics
-
-
-def _counter(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
-    rows: list[Sample] = [("_total", labels, float(value)) for labels, value in samples]
-    return f"segsrv_{name}", "counter", text, rows
-
-
-def _gauge(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
-    rows: list[Sample] = [("", labels, float(value)) for labels, value in samples]
-    return f"segsrv_{name}", "gauge", text, rows

@@ -2,5 +2,6 @@
 
 from segsrv.settings.key import Key
 from segsrv.settings.model import MIB, Settings
+from segsrv.settings.sink import Secret, SinkConfig, SinkTable
 
-__all__ = ["MIB", "Key", "Settings"]
+__all__ = ["MIB", "Key", "Secret", "Settings", "SinkConfig", "SinkTable"]

@@ -12,6 +12,8 @@ from segsrv.settings.fields import option, required, settle, table
 
 ID_CHARS_MAX = 128
 SECRET_CHARS_MAX = 512
+MADE_KEY_ID = "default"
+"""The id of the key that is made where none is configured."""
 _ORIGIN = re.compile(r"\*|null|[a-z*][a-z0-9+.*-]*://[^/\s]+", re.IGNORECASE)
 _EXPECTED = "neither empty nor with spaces, colons or control characters"
 

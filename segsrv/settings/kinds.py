@@ -229,8 +229,8 @@ class Table(Kind):
         self.expected = f"a table of {', '.join(self._kinds)}"
 
     def label(self, value: Any, number: int) -> str:
-        """Say which table of a list *value* is: by its id, or by its number from 1."""
-        name = value.get("id") if isinstance(value, Mapping) else None
+        """Say which table of a list *value* is: by its id or name, or by its number from 1."""
+        name = value.get("id", value.get("name")) if isinstance(value, Mapping) else None
         return name if isinstance(name, str) and _LABEL.fullmatch(name) else str(number)
 
     def take(self, value: Any, where: str) -> Any:

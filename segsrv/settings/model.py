@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 from segsrv.addresses import check_ops_listen
 from segsrv.errors import SettingsError
 from segsrv.settings.fields import option, settle, table
-from segsrv.settings.key import Key
+from segsrv.settings.key import ID_CHARS_MAX, MADE_KEY_ID, Key
+from segsrv.settings.sink import DEFAULT_SINK, SinkConfig, SinkTable
 
 Durability = Literal["fsync", "write", "memory"]
+DeliveryIn = Literal["auto", "process", "thread"]
 Privacy = Literal["keep", "strict", "comply"]
 StoredKey = Literal["secret", "id", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -42,6 +44,11 @@ class Settings:
         "", "HOST:PORT for metrics, readiness details and openapi.json, off the public port"
     )
     workers: int = option(1, "processes, each with its own journal", low=1, high=256)
+    delivery: DeliveryIn = option(
+        "auto",
+        "where sinks are fed from: a process for all workers, a thread of each; auto picks the "
+        "process for two workers or more",
+    )
     data_dir: Path = option(Path("data"), "where the journal, events and state live")
     file_mode: FileMode = option(
         "0640", "mode of files with events; folders are also entered by whoever may read"
@@ -53,7 +60,9 @@ class Settings:
         None, "file with a write key a line, SECRET or ID:SECRET, so that the process list has none"
     )
     sink: tuple[str, ...] = option(
-        ("file:",), "where events go, as a URL such as file:PATH", is_secret=True
+        (),
+        "where events go, as a URL such as file:PATH; file: if no sink is given at all",
+        is_secret=True,
     )
     geoip_db: tuple[Path, ...] = option((), "MaxMind database (.mmdb); several may be given")
     durability: Durability = option(
@@ -100,6 +109,12 @@ class Settings:
     disk_free_bytes_min: int = option(
         64 * MIB, "answer 503 when the disk has less free than this", low=0, high=1 << 50
     )
+    set_aside_bytes_max: int = option(
+        10 * GIB,
+        "events set aside for one sink that lags too far; the oldest go first",
+        low=MIB,
+        high=1 << 50,
+    )
     dead_letter_bytes_max: int = option(
         GIB, "dead letters kept, per worker; the oldest go first", low=MIB, high=1 << 50
     )
@@ -110,6 +125,18 @@ class Settings:
     flush_bytes_max: int = option(8 * MIB, "one batch to a sink", low=64 << 10, high=GIB)
     sink_retry_s_max: float = option(
         60.0, "longest wait between two tries of a sink that is down", low=0.1, high=3_600
+    )
+    dedup_window_s: float = option(
+        0.0,
+        "deliver an event id that comes again within this time once to each sink; 0: every time",
+        low=0,
+        high=366 * 86_400,
+    )
+    dedup_ids_max: int = option(
+        10_000_000,
+        "event ids remembered for each sink; the oldest leave first",
+        low=1_000,
+        high=100_000_000,
     )
     file_bytes_max: int = option(
         256 * MIB, "one file of the file sink, then the next is begun", low=64 << 10, high=1 << 40
@@ -164,6 +191,9 @@ class Settings:
     keys: tuple[Key, ...] = field(
         default=(), metadata={"help": "write keys with id, secret and origins (TOML only)"}
     )
+    sinks: tuple[SinkTable, ...] = field(
+        default=(), metadata={"help": "sinks with a name, limits and a filter (TOML only)"}
+    )
     integrations: dict[str, dict[str, Any]] = field(
         default_factory=dict,
         metadata={"help": "merged into `integrations` of the settings endpoint (TOML only)"},
@@ -172,9 +202,8 @@ class Settings:
     def __post_init__(self) -> None:
         settle(self)
         check_ops_listen(self.ops_listen, self.port)
-        if not self.sink:
-            raise SettingsError("sink: at least one is needed, for example file:")
         _check_keys(self.all_keys())
+        _check_sinks(self)
         for text in self.trusted_proxies:
             _check_network(text)
         if self.public_url:
@@ -199,6 +228,20 @@ class Settings:
         """Return the keys of both forms: `write_key` texts and `[[keys]]` tables."""
         return (*(Key.parse(text) for text in self.write_key), *self.keys)
 
+    def all_sinks(self) -> tuple[SinkConfig, ...]:
+        """Return the sinks of both forms, `sink` URLs and `[[sinks]]` tables; at least one."""
+        given: Sequence[str | SinkTable] = (*self.sink, *self.sinks) or (DEFAULT_SINK,)
+        return tuple(
+            SinkConfig.of(
+                sink,
+                batch_bytes_max=self.flush_bytes_max,
+                batch_interval_s=self.flush_interval_s,
+                retry_s_max=self.sink_retry_s_max,
+                lag_bytes_max=self.journal_bytes_max,
+            )
+            for sink in given
+        )
+
 
 def _check_keys(keys: Sequence[Key]) -> None:
     """Refuse keys that can't be told apart, and those whose secret is said as another's id."""
@@ -215,6 +258,28 @@ def _check_keys(keys: Sequence[Key]) -> None:
         # Not by its id, which is the secret.
         if key.id in by_secret:
             raise SettingsError("keys: an id, which anybody may see, is the secret of a key")
+
+
+def _check_sinks(settings: Settings) -> None:
+    """Refuse a name that is given twice, and filters by keys that nobody has."""
+    names = [sink.name for sink in settings.sinks]
+    for name in names:
+        if names.count(name) > 1:
+            raise SettingsError(f"sinks: the name {name!r} is given twice")
+    if settings.write_key_file is not None:
+        # Its keys are not read yet; with them the settings are built, and checked, again.
+        return
+    keys = settings.all_keys()
+    known = {key.id for key in keys} or {MADE_KEY_ID}
+    secrets = {key.secret for key in keys}
+    for sink in settings.sinks:
+        for key_id in sink.key_ids:
+            if key_id in secrets:
+                raise SettingsError(f"sinks.{sink.name}.key_ids: a secret; give the key's id")
+            if key_id not in known:
+                raise SettingsError(
+                    f"sinks.{sink.name}.key_ids={key_id[:ID_CHARS_MAX]}: no key has this id"
+                )
 
 
 def _check_network(text: str) -> None:

@@ -4,10 +4,11 @@ import stat
 
 import pytest
 
-from segsrv.journal.frame import HEADER_BYTES
+from segsrv.journal import frame, segments
 from tests.site import Site, new_id, started_site
 from tests.waiting import wait_until
 
+FIRST_BYTE = segments.HEADER_BYTES + frame.HEADER_BYTES
 FLAGS = ("--workers=2", "--flush-interval-s=0.01")
 
 
@@ -35,10 +36,10 @@ def write_all_kinds(site: Site, key: str) -> None:
 
 def damage_journal(data_dir) -> None:
     """Flip a byte in the first frame of each journal that holds one."""
-    for path in data_dir.glob("journal/w*/*.journal"):
-        if path.stat().st_size > HEADER_BYTES:
+    for path in data_dir.glob("journal/w*/*.segment"):
+        if path.stat().st_size > FIRST_BYTE:
             data = bytearray(path.read_bytes())
-            data[HEADER_BYTES] ^= 1
+            data[FIRST_BYTE] ^= 1
             path.write_bytes(data)
 
 

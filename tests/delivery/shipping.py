@@ -6,12 +6,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from segsrv.delivery.shipper import Shipper
+from segsrv.delivery import cursor as cursors
+from segsrv.delivery.attempts import Attempts
+from segsrv.delivery.cursor import Cursor, CursorFile
+from segsrv.delivery.inheritance import Inheritance
+from segsrv.delivery.rejects import Rejects
+from segsrv.delivery.shipper import Limits, Shipper
+from segsrv.delivery.source import LeftSource
 from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.facts import Run, encode, join
 from segsrv.journal.log import SegmentLog
 from segsrv.sinks.base import Batch, Placement, Sink
 
 GRACE_S = 10.0
+RECEIVED_MS = 1_790_000_000_000
 
 
 class MemorySink:
@@ -74,24 +82,65 @@ def open_log(
     )
 
 
-def append(log: SegmentLog, *numbers: int) -> list[bytes]:
+def append(log: SegmentLog, *numbers: int, **facts: Any) -> list[bytes]:
     """Append a frame of one line for each number and return the lines."""
+    return [line for number in numbers for line in append_batch(log, number, **facts)]
+
+
+def append_batch(
+    log: SegmentLog, *numbers: int, key_id: str = "web", kind: str = "track"
+) -> list[bytes]:
+    """Append one frame with a line for each number, as of one request, and return the lines."""
     lines = [b'{"n":%d}\n' % number for number in numbers]
-    for line in lines:
-        log.append(line, 1)
+    ids = [f"id-{number}" for number in numbers]
+    run = Run(key_id, "flat", RECEIVED_MS, kind, [len(line) for line in lines], ids)
+    log.append(b"".join(lines), len(lines), join([encode(run)]))
     return lines
 
 
-def make_shipper(directory: Path, log: SegmentLog, sink: Sink, **options: Any) -> Shipper:
-    settings = {"flush_interval_s": 0.001, "flush_bytes_max": 1 << 20, "retry_s_max": 0.01}
+def make_shipper(
+    directory: Path,
+    log: SegmentLog,
+    sink: Sink,
+    *,
+    flush_interval_s: float = 0.001,
+    flush_bytes_max: int = 1 << 20,
+    flush_events_max: int = 1_000,
+    retry_s_max: float = 0.01,
+    timeout_s: float = 60.0,
+    **options: Any,
+) -> Shipper:
+    """Return a shipper of one journal to *sink*, as `Delivery` would make it."""
+    letters = DeadLetters(directory / "dead-letter", prefix="sink-test", bytes_max=1 << 20)
     return Shipper(
         "test",
         sink,
-        log,
-        DeadLetters(directory / "dead-letter", prefix="test", bytes_max=1 << 20),
-        cursor_path=directory / "state" / "test.json",
-        **(settings | options),
+        [LeftSource("w0", log, retention_s=0)],
+        cursor=CursorFile(cursor_path(directory)),
+        rejects=Rejects("test", letters),
+        attempts=Attempts("test", timeout_s=timeout_s, retry_s_max=retry_s_max),
+        limits=Limits(flush_events_max, flush_bytes_max, flush_interval_s),
+        **({"guard": log.check_lock, "inherit": of_own_cursor} | options),
     )
+
+
+def of_own_cursor(cursor: Cursor | None) -> Inheritance:
+    inherited = Inheritance()
+    if cursor is not None:
+        inherited.add(cursor)
+    return inherited
+
+
+def cursor_path(directory: Path) -> Path:
+    return directory / "state" / "sinks" / "test.cursor"
+
+
+def kept(directory: Path) -> Cursor:
+    """Return the newest cursor on disk."""
+    newest, _older, damaged = cursors.read(cursor_path(directory))
+    assert newest is not None
+    assert not damaged
+    return newest
 
 
 @asynccontextmanager

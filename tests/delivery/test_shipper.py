@@ -4,22 +4,31 @@ import asyncio
 import json
 import random
 import shutil
+from datetime import datetime
 
 import pytest
 
-from segsrv.delivery import shipper as shipper_module
+from segsrv.delivery import attempts
+from segsrv.delivery import cursor as cursors
+from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
 from segsrv.errors import SinkRejected, SinkUnavailable
-from segsrv.journal import cursor as cursors
-from segsrv.journal.cursor import Cursor, CursorUnreadable
 from segsrv.journal.frame import HEADER_BYTES
 from segsrv.sinks.base import Batch, Placement
-from tests.delivery.shipping import MemorySink, append, make_shipper, open_log, shipping
+from tests.delivery.shipping import (
+    MemorySink,
+    append,
+    append_batch,
+    cursor_path,
+    kept,
+    open_log,
+    shipping,
+)
 from tests.waiting import DEADLINE_S, until
 
 
 @pytest.fixture(autouse=True)
 def _retry_soon(monkeypatch):
-    monkeypatch.setattr(shipper_module, "RETRY_S_MIN", 0.001)
+    monkeypatch.setattr(attempts, "RETRY_S_MIN", 0.001)
 
 
 @pytest.fixture
@@ -163,8 +172,7 @@ class TestRestart:
 
         class Witness(MemorySink):
             async def send(self, batch: Batch, placement: Placement) -> None:
-                kept = cursors.load(tmp_path / "state" / "test.json")
-                seen.append((kept, batch, placement))
+                seen.append((kept(tmp_path), batch, placement))
 
         append(log, 1, 2)
         async with shipping(tmp_path, log, Witness()):
@@ -172,7 +180,8 @@ class TestRestart:
 
         cursor, batch, placement = seen[0]
         assert cursor.placement == placement
-        assert log.read(cursor.start, bytes_max=1, end=cursor.end).lines == batch.content
+        assert cursor.spans == {"w0": Span(log.id, Mark(0), Mark(log.end))}
+        assert batch.events == 2
 
     async def test_what_is_delivered_is_not_sent_again(self, tmp_path, log):
         """A restart after an orderly end begins behind the last delivered batch."""
@@ -205,13 +214,36 @@ class TestRestart:
         finally:
             log.close()
 
-    async def test_an_unreadable_cursor_is_a_clear_error(self, tmp_path, log):
-        """Delivery never starts from a guess: the error names the file."""
-        (tmp_path / "state").mkdir()
-        (tmp_path / "state" / "test.json").write_text("{")
+    async def test_a_damaged_cursor_means_again_what_is_held(self, tmp_path, log, caplog):
+        """Delivery never goes on from a guess: what the journal has goes out once more."""
+        lines = append(log, 1, 2)
+        async with shipping(tmp_path, log, MemorySink()):
+            pass
+        cursor_path(tmp_path).write_bytes(b"{")
 
-        with pytest.raises(CursorUnreadable, match=r"test\.json is not a cursor"):
-            make_shipper(tmp_path, log, MemorySink())
+        sink = MemorySink()
+        async with shipping(tmp_path, log, sink):
+            pass
+        assert sink.lines == lines
+        assert "delivering again what is held" in caplog.text
+
+    async def test_the_older_slot_counts_when_the_newest_is_damaged(self, tmp_path, log):
+        """Nothing is lost when one of the two is unreadable, and at most a batch comes again."""
+        lines = append(log, 1)
+        async with shipping(tmp_path, log, MemorySink()):
+            pass
+        lines += append(log, 2)
+        async with shipping(tmp_path, log, MemorySink()):
+            pass
+        path = cursor_path(tmp_path)
+        data = bytearray(path.read_bytes())
+        data[data.rindex(b'"journals"')] ^= 0xFF
+        path.write_bytes(data)
+
+        sink = MemorySink()
+        async with shipping(tmp_path, log, sink):
+            pass
+        assert b"".join(lines).endswith(b"".join(sink.lines))
 
 
 class TestRetry:
@@ -227,13 +259,13 @@ class TestRetry:
         async with shipping(tmp_path, log, sink) as shipper:
             await until(lambda: sink.lines == lines)
 
-            assert shipper.stats.retries == 5
+            assert shipper.failures == 5
             assert not shipper.is_failing
         assert sink.calls == (6 if step == "send_faults" else 1)
 
     async def test_the_waits_grow_to_their_limit(self, tmp_path, log, monkeypatch):
         """Each wait is twice the one before, with jitter, and none is above the limit."""
-        monkeypatch.setattr(shipper_module, "RETRY_S_MIN", 1.0)
+        monkeypatch.setattr(attempts, "RETRY_S_MIN", 1.0)
         waits: list[tuple[float, float]] = []
         monkeypatch.setattr(random, "uniform", lambda low, high: waits.append((low, high)) or high)
         delays: list[float] = []
@@ -270,16 +302,16 @@ class TestRetry:
     async def test_a_cursor_that_cannot_be_saved_is_retried(
         self, tmp_path, log, monkeypatch, caplog
     ):
-        """A full disk below the cursors delays delivery and doubles nothing that succeeded."""
+        """A disk that refuses cursors delays delivery and doubles nothing that succeeded."""
         faults = [OSError(28, "No space left on device")] * 3
-        save = cursors.save
+        save = CursorFile.save
 
         def fail_first(*arguments) -> None:
             if faults:
                 raise faults.pop()
             save(*arguments)
 
-        monkeypatch.setattr(cursors, "save", fail_first)
+        monkeypatch.setattr(CursorFile, "save", fail_first)
         sink = MemorySink()
         lines = append(log, 1)
         async with shipping(tmp_path, log, sink):
@@ -297,15 +329,17 @@ class TestRetry:
         async with shipping(tmp_path, log, sink, grace_s=0) as shipper:
             await until(lambda: sink.calls)
             shutil.rmtree(tmp_path / "journal")
+            shutil.rmtree(tmp_path / "state")
             other = open_log(tmp_path)
-            path = tmp_path / "state" / "test.json"
-            cursors.save(path, Cursor(0, 0))
+            theirs = CursorFile(cursor_path(tmp_path))
+            theirs.save(Cursor())
             sink.send_faults.clear()
             await until(lambda: sink.sent)
-            retries = shipper.stats.retries
-            await until(lambda: shipper.stats.retries > retries + 2)
+            failures = shipper.failures
+            await until(lambda: shipper.failures > failures + 2)
 
-            assert cursors.load(path) == Cursor(0, 0)
+            assert kept(tmp_path) == Cursor()
+            theirs.close()
             other.close()
 
     async def test_a_failing_release_does_not_end_delivery(self, tmp_path, log):
@@ -324,30 +358,79 @@ class TestRetry:
             await until(lambda: sink.lines == lines)
 
 
+class PickySink(MemorySink):
+    """Refuses batches that hold one of these numbers, and says which if it *names* them."""
+
+    def __init__(self, *numbers: int, names: bool = False) -> None:
+        super().__init__()
+        self.bad = {b'{"n":%d}\n' % number for number in numbers}
+        self.names = names
+        self.ids: list[str] = []
+
+    async def send(self, batch: Batch, placement: Placement) -> None:
+        self.calls += 1
+        self.ids.append(batch.id)
+        bad = [index for index, line in enumerate(batch.lines()) if line in self.bad]
+        if bad:
+            raise SinkRejected("bad number", indexes=bad if self.names else ())
+        self.sent.append((batch, placement))
+
+
 class TestRejection:
-    async def test_the_batch_becomes_dead_letters_and_delivery_goes_on(self, tmp_path, log):
-        """Every event of a refused batch is kept with the reason; the next batch is sent."""
+    @pytest.mark.parametrize("names", [False, True], ids=["searched", "named"])
+    async def test_only_the_culprits_become_dead_letters(self, tmp_path, log, names):
+        """What a sink refuses is found in few steps and kept; all others arrive, in order."""
+        sink = PickySink(3, 70, names=names)
+        lines = append_batch(log, *range(100))
+        async with shipping(tmp_path, log, sink) as shipper:
+            await until(lambda: shipper.lag_bytes == 0)
+            assert not shipper.is_failing
+
+        assert sink.lines == [line for line in lines if line not in sink.bad]
+        assert [letter["item"] for letter in letters(tmp_path)] == [{"n": 3}, {"n": 70}]
+        assert sink.calls <= (2 if names else 2 * 2 * 7 + 1)
+        assert len(set(sink.ids)) == len(sink.ids)
+        assert shipper.stats.events == 98
+
+    async def test_a_letter_says_what_is_known(self, tmp_path, log):
+        """Time, reason, sink, key and format stand beside the refused event."""
         sink = MemorySink()
         sink.send_faults.append(SinkRejected("table is gone"))
-        append(log, 1, 2)
+        append(log, 1)
         async with shipping(tmp_path, log, sink) as shipper:
-            await until(lambda: shipper.stats.rejected_events == 2)
-            await until(lambda: shipper.lag_bytes == 0)
-            lines = append(log, 3)
+            await until(lambda: shipper.rejects.events == 1)
+            lines = append(log, 2)
             shipper.wake()
             await until(lambda: sink.lines == lines)
 
-            assert not shipper.is_failing
-        assert [letter | {"time": ""} for letter in letters(tmp_path)] == [
-            {
-                "time": "",
-                "reason": "sink_rejected",
-                "message": "table is gone",
-                "sink": "test",
-                "item": {"n": number},
-            }
-            for number in (1, 2)
-        ]
+        (letter,) = letters(tmp_path)
+        assert datetime.fromisoformat(letter.pop("time")).tzinfo is not None
+        assert letter == {
+            "reason": "sink_rejected",
+            "message": "table is gone",
+            "sink": "test",
+            "key_id": "web",
+            "format": "flat",
+            "item": {"n": 1},
+        }
+
+    async def test_parts_have_the_same_ids_after_a_crash(self, tmp_path, log):
+        """A sink that knows batches by their ids can tell that it has a part already."""
+
+        class Stalling(PickySink):
+            async def send(self, batch: Batch, placement: Placement) -> None:
+                if len(self.sent) == 2:
+                    await asyncio.Event().wait()
+                await super().send(batch, placement)
+
+        append_batch(log, *range(10))
+        first, second = Stalling(7), PickySink(7)
+        async with shipping(tmp_path, log, first, grace_s=0):
+            await until(lambda: len(first.sent) == 2)
+        async with shipping(tmp_path, log, second):
+            pass
+        assert told(second.sent)[:2] == told(first.sent)
+        assert sum(batch.events for batch, _placement in second.sent) == 9
 
     async def test_after_a_few_tries_too(self, tmp_path, log):
         """A sink that comes back only to refuse is believed."""
@@ -367,8 +450,8 @@ class TestRejection:
         sink.send_faults.append(SinkRejected("no"))
         append(log, 1)
         async with shipping(tmp_path, log, sink) as shipper:
-            await until(lambda: shipper.stats.retries >= 2)
-            assert shipper.position == 0
+            await until(lambda: shipper.failures >= 2)
+            assert shipper.lag_bytes == log.end
             blocker.unlink()
             await until(lambda: shipper.lag_bytes == 0)
 
@@ -405,9 +488,7 @@ class TestStop:
             async with shipping(tmp_path, log, sink, grace_s=0.05) as shipper:
                 await until(lambda: sink.calls or getattr(sink, "in_hand", None))
 
-        assert shipper.position == 0
-        kept = cursors.load(tmp_path / "state" / "test.json")
-        assert (kept.start, kept.end) == (0, log.end)
+        assert kept(tmp_path).spans == {"w0": Span(log.id, Mark(0), Mark(log.end))}
 
 
 def _setter(event: asyncio.Event):

@@ -3,18 +3,19 @@
 import asyncio
 import json
 import os
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from segsrv.delivery import shipper as shipper_module
+from segsrv.delivery import attempts, journals
+from segsrv.delivery.cursor import CursorFile
 from segsrv.delivery.station import Station
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
-from segsrv.journal import cursor as cursors
-from segsrv.journal.cursor import CursorUnreadable
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
@@ -26,7 +27,7 @@ DEAD_SINK_GRACE_S = 0.05
 
 @pytest.fixture(autouse=True)
 def _retry_soon(monkeypatch):
-    monkeypatch.setattr(shipper_module, "RETRY_S_MIN", 0.005)
+    monkeypatch.setattr(attempts, "RETRY_S_MIN", 0.005)
 
 
 def make_settings(tmp_path: Path, **changes) -> Settings:
@@ -72,7 +73,11 @@ def stored(root: Path) -> list[int]:
 
 
 def journal_files(tmp_path: Path, worker: int = 0) -> list[Path]:
-    return sorted((tmp_path / "data" / "journal" / f"w{worker}").glob("*.journal"))
+    return sorted((tmp_path / "data" / "journal" / f"w{worker}").glob("*.segment"))
+
+
+def names(station: Station) -> list[str]:
+    return sorted(source.name for source in station.delivery.sources)
 
 
 class TestSinks:
@@ -179,7 +184,7 @@ class TestJournals:
 
         async with running(make_settings(tmp_path, sink=sink)) as station:
             await until(lambda: sorted(stored(root)) == [0, 1, 2])
-            assert sorted(station.journals) == [0, 1, 2]
+            assert names(station) == ["w0", "w1", "w2"]
 
     async def test_each_left_journal_has_one_new_owner(self, tmp_path):
         """Of two workers each takes on every other journal, and none is opened twice."""
@@ -190,8 +195,8 @@ class TestJournals:
             running(settings, worker=0) as first,
             running(settings, worker=1) as second,
         ):
-            assert sorted(first.journals) == [0, 2, 4]
-            assert sorted(second.journals) == [1, 3, 5]
+            assert names(first) == ["w0", "w2", "w4"]
+            assert names(second) == ["w1", "w3", "w5"]
 
     async def test_a_second_station_is_refused(self, tmp_path):
         """Two servers never write one journal; the first goes on unharmed."""
@@ -202,34 +207,65 @@ class TestJournals:
             await submit(station, 1)
         assert stored(tmp_path / "data" / "events") == [1]
 
-    async def test_positions_begin_above_the_cursors_of_removed_sinks(self, tmp_path):
-        """A sink that comes back after the journal was removed misses nothing that is new."""
+    async def test_nothing_new_is_taken_for_delivered(self, tmp_path):
+        """A sink misses nothing that comes after the journal's files were removed."""
         settings = make_settings(tmp_path)
         async with running(settings) as station:
             await submit(station, 1)
-            end = station.commit.log.end
         for file in journal_files(tmp_path):
             file.unlink()
 
         async with running(settings) as station:
-            assert station.commit.log.end == end
             await submit(station, 2)
         assert stored(tmp_path / "data" / "events") == [1, 2]
 
+    async def test_positions_begin_above_the_cursors(self, tmp_path):
+        """After a power cut took the end of a journal, no position is given away twice."""
+        settings = make_settings(tmp_path)
+        async with running(settings) as station:
+            await submit(station, 1, 2, 3)
+            end = station.commit.log.end
+        file = journal_files(tmp_path)[-1]
+        os.truncate(file, file.stat().st_size // 2)
+
+        async with running(settings) as station:
+            assert station.commit.log.end >= end
+            await submit(station, 4)
+        assert stored(tmp_path / "data" / "events") == [1, 2, 3, 4]
+
+    async def test_a_cursor_of_another_journal_means_again_what_is_held(self, tmp_path, caplog):
+        """A journal that was put in place of another is delivered from its first event on."""
+        settings, other = make_settings(tmp_path), make_settings(tmp_path / "other")
+        async with running(settings) as station:
+            await submit(station, 1, 2, 3)
+        dead = make_settings(tmp_path / "other", sink=(f"file:{tmp_path}/no/x",))
+        (tmp_path / "no").write_text("in the way")
+        async with running(replace(dead, shutdown_grace_s=DEAD_SINK_GRACE_S)) as station:
+            await submit(station, 4, 5)
+        shutil.rmtree(tmp_path / "data" / "journal")
+        shutil.move(tmp_path / "other" / "data" / "journal", tmp_path / "data" / "journal")
+        assert other.data_dir.exists()
+
+        async with running(settings):
+            pass
+        assert stored(tmp_path / "data" / "events") == [1, 2, 3, 4, 5]
+        assert "of another journal" in caplog.text
+
 
 class TestStart:
-    async def test_an_unreadable_cursor_stops_the_start(self, tmp_path):
-        """The error names the file, and nothing stays locked."""
-        cursor = tmp_path / "data" / "state" / "w0-file.json"
-        cursor.parent.mkdir(parents=True)
-        cursor.write_text("?")
-        with pytest.raises(CursorUnreadable, match=r"w0-file\.json is not a cursor"):
-            await Station(make_settings(tmp_path), worker=0).start()
-
-        cursor.unlink()
+    async def test_an_unreadable_cursor_stops_no_start(self, tmp_path, caplog):
+        """Whatever the files of cursors hold, what the journal has is delivered."""
+        state = tmp_path / "data" / "state"
+        (state / "sinks").mkdir(parents=True)
+        (state / "w0-file.json").write_text("?")
+        (state / "w0-removed.json").write_text('{"start": "0", "end": []}')
+        (state / "sinks" / "removed.cursor").write_text("?")
+        (state / "sinks" / "file.cursor").write_text("?")
         async with running(make_settings(tmp_path)) as station:
             await submit(station, 1)
         assert stored(tmp_path / "data" / "events") == [1]
+        assert "file=w0-file.json" in caplog.text
+        assert "file=file.cursor" in caplog.text
 
     async def test_a_data_directory_that_cannot_be_made_is_a_clear_error(self, tmp_path):
         """A file in the way is told as such, not as a surprise."""
@@ -243,9 +279,9 @@ class TestStart:
         self, tmp_path, monkeypatch, obstacle
     ):
         """Without its folder no event could be noted as delivered; the error names the folder."""
-        state = tmp_path / "data" / "state"
+        state = tmp_path / "data" / "state" / "sinks"
         if obstacle == "file":
-            state.parent.mkdir()
+            state.parent.mkdir(parents=True)
             state.write_text("in the way")
         else:
             state.mkdir(parents=True)
@@ -254,7 +290,7 @@ class TestStart:
 
         with pytest.raises(JournalFault, match=rf"data directory can't be used: .*{state}"):
             await Station(make_settings(tmp_path), worker=0).start()
-        assert not list(tmp_path.glob("data/journal/*/*.journal"))
+        assert not list(tmp_path.glob("data/journal/*/*.segment"))
 
     async def test_a_full_disk_is_known_at_once(self, tmp_path):
         """A station that starts on a full disk says so before anybody sends an event."""
@@ -281,10 +317,10 @@ class TestStart:
         has_begun, may_end = threading.Event(), threading.Event()
         recover = SegmentLog._recover
 
-        def recover_late(log: SegmentLog):
+        def recover_late(log: SegmentLog) -> None:
             has_begun.set()
             assert may_end.wait(DEADLINE_S)
-            return recover(log)
+            recover(log)
 
         with monkeypatch.context() as patch:
             patch.setattr(SegmentLog, "_recover", recover_late)
@@ -312,14 +348,14 @@ class TestStop:
     async def test_a_cancelled_stop_ends_delivery_before_the_lock(self, tmp_path, monkeypatch):
         """Given up by an outer application, it leaves no shipper beside the next server's."""
         has_begun, may_end = threading.Event(), threading.Event()
-        save = cursors.save
+        save = CursorFile.save
 
         def save_late(*arguments: object) -> None:
             has_begun.set()
             assert may_end.wait(DEADLINE_S)
             save(*arguments)
 
-        monkeypatch.setattr(cursors, "save", save_late)
+        monkeypatch.setattr(CursorFile, "save", save_late)
         settings = make_settings(tmp_path, shutdown_grace_s=DEAD_SINK_GRACE_S)
         station = Station(settings, worker=0)
         await station.start()
@@ -359,7 +395,7 @@ class TestStop:
 
         assert shipper._task.done()
         other = Station(settings, worker=0)
-        await other._open(0)
+        await other._open()
         await other.stop()
 
     async def test_what_a_dead_sink_did_not_take_goes_out_at_the_next_start(self, tmp_path):

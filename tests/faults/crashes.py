@@ -13,6 +13,21 @@ from tests.site import id_of
 from tests.waiting import wait_until
 
 
+def pids(server: ServerProcess) -> dict[str, int]:
+    """Return the newest process of each worker and of delivery, by the server's own log."""
+    started = re.findall(r"started (worker=\d+|delivery) pid=(\d+)", server.stderr)
+    return {name: int(pid) for name, pid in started}
+
+
+def parent_of(pid: int) -> int:
+    """Return the process that started *pid*; 0 if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def worker_pids(server: ServerProcess) -> dict[int, int]:
     """Return the newest process of each worker, by the server's own log."""
     started = re.findall(r"started worker=(\d+) pid=(\d+)", server.stderr)
@@ -21,9 +36,9 @@ def worker_pids(server: ServerProcess) -> dict[int, int]:
 
 def kill_all(server: ServerProcess) -> None:
     """End a server and its workers with SIGKILL, as a machine that stops would."""
-    pids = set(worker_pids(server).values()) - {server.pid}
+    children = set(pids(server).values()) - {server.pid}
     server.kill()
-    for pid in pids:
+    for pid in children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     wait_until(lambda: is_unlocked(server.data_dir))
@@ -31,7 +46,7 @@ def kill_all(server: ServerProcess) -> None:
 
 def is_unlocked(data_dir: Path) -> bool:
     """Say whether no process has a journal of *data_dir* open."""
-    for path in data_dir.glob("journal/*/lock"):
+    for path in [*data_dir.glob("journal/*/lock"), *data_dir.glob("state/delivery.lock")]:
         fd = os.open(path, os.O_RDWR)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

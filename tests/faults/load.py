@@ -43,14 +43,17 @@ class Load:
                 raise result
 
     async def _connection(self, port: int) -> None:
-        # A killed server resets its connections in one way or another.
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
+        while True:
+            try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                try:
+            except ConnectionError:
+                return
+            try:
+                # A killed server, or worker of it, resets its connections in one way or another.
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                     await self._requests(reader, writer)
-                finally:
-                    writer.close()
+            finally:
+                writer.close()
 
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         is_open = True

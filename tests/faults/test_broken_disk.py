@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.crashes import check_stored, kill_all
+from tests.faults.disks import mount
 from tests.faults.load import Load
-from tests.needs import skip_or_fail
 from tests.server_process import REPOSITORY, ServerProcess
 from tests.site import Answer, Site, id_of, new_id
 from tests.waiting import until, wait_until
@@ -31,22 +31,6 @@ def small_disk(tmp_path):
     mount(disk, "-t", "tmpfs", "-o", "size=32m", "tmpfs")
     yield disk
     subprocess.run(["umount", disk], check=True, timeout=START_TIMEOUT_S)
-
-
-def mount(target: Path, *arguments: str) -> None:
-    if os.geteuid() != 0:
-        skip_or_fail("mounting a small disk needs root")
-    if shutil.which("mount") is None:
-        skip_or_fail("mounting a small disk needs the command `mount`")
-    done = subprocess.run(
-        ["mount", *arguments, target],
-        capture_output=True,
-        text=True,
-        timeout=START_TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode:
-        skip_or_fail(f"mounting a small disk needs more rights: {done.stderr.strip()}")
 
 
 def fill(disk: Path) -> Path:

@@ -214,28 +214,6 @@ class TestManyConnections:
         assert len(site.process.events()) == 1
         assert_no_errors(site)
 
-    def test_connections_leave_files_for_the_journal(self, start_server):
-        """Where few files may be open, connections are refused before the journal has none left."""
-        limited = (
-            "import resource, runpy;"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200));"
-            "runpy.run_module('segsrv', run_name='__main__')"
-        )
-        site = start_server("--connections-max", "10000", program=("-c", limited))
-        with contextlib.ExitStack() as stack:
-            clients = []
-            for _ in range(150):
-                client = Connection(site.address)
-                stack.callback(client.close)
-                clients.append(client)
-            event_id = new_id()
-            clients[0].send(event_request(event_id))
-            assert clients[0].answer()[0] == 200
-            assert clients[-1].answer()[0] == 503
-            assert len(site.stored(event_id)) == 1
-        assert "connections_max=100" in site.process.stderr
-        assert_no_errors(site)
-
 
 class TestClientsThatVanish:
     def test_events_of_clients_that_vanish_are_stored_at_most_once(self, start_server):

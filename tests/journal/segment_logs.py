@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segsrv.journal.frame import HEADER_BYTES
+from segsrv.journal.frame import OVERHEAD_BYTES
 from segsrv.journal.log import SegmentLog
+from segsrv.journal.segments import HEADER_BYTES
 
 READ_BYTES = 1 << 20
+SEGMENT_START = HEADER_BYTES
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def fill(directory: Path, numbers: range, *, size: int = 0) -> list[int]:
     with opened(directory) as log:
         positions = []
         for number in numbers:
-            positions.append(log.end)
+            positions.append(max(log.end, SEGMENT_START))
             log.append(payload(number, size=size), 1)
     return positions
 
@@ -54,17 +56,22 @@ def drain(log: SegmentLog, *, position: int = 0, bytes_max: int = READ_BYTES) ->
         batch = log.read(position, bytes_max=bytes_max)
         assert batch.end > position, "the reader does not get on"
         assert batch.events == batch.lines.count(b"\n")
+        assert position == batch.start
         lines += batch.lines.splitlines(keepends=True)
         position = batch.end
     return lines
 
 
 def journal_files(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.journal"))
+    return sorted(directory.glob("*.segment"))
 
 
 def set_aside(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.damaged-*"))
+
+
+def cut_off(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.torn-*"))
 
 
 def flip(path: Path, offset: int) -> None:
@@ -76,4 +83,4 @@ def flip(path: Path, offset: int) -> None:
 
 def frame_bytes(number: int, *, size: int = 0) -> int:
     """Return how long the frame of `payload(number)` is on disk."""
-    return HEADER_BYTES + len(payload(number, size=size))
+    return OVERHEAD_BYTES + len(payload(number, size=size))

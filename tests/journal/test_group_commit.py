@@ -39,13 +39,13 @@ class GatedLog(SegmentLog):
         self.fault_once: Exception | None = None
         super().__init__(directory, segment_bytes_max=MIB, disk_free_bytes_min=0, is_synced=False)
 
-    def append(self, payload: bytes, events: int) -> None:
+    def append(self, payload: bytes, events: int, facts: bytes = b"") -> None:
         self.started += 1
         assert self.gate.wait(DEADLINE_S), "nobody opened the gate"
         fault, self.fault_once = self.fault_once or self.fault, None
         if fault is not None:
             raise fault
-        super().append(payload, events)
+        super().append(payload, events, facts)
 
 
 @asynccontextmanager
@@ -463,18 +463,18 @@ class TestBounds:
 
     async def test_journal_bytes_max(self, tmp_path):
         """Undelivered events above the limit are refused until a sink has taken some."""
-        async with running(tmp_path, journal_bytes_max=1_000) as (commit, log):
+        async with running(tmp_path, journal_bytes_max=1_200) as (commit, log):
             line = b"x" * 299 + b"\n"
             for _number in range(3):
                 await bounded(commit.submit([line], []))
-            with pytest.raises(JournalFull, match="undelivered bytes, the limit is 1000"):
+            with pytest.raises(JournalFull, match="undelivered bytes, the limit is 1200"):
                 commit.submit([line], [])
             commit.check()
 
             await commit.release(log.end, retention_s=0.0)
 
             await bounded(commit.submit([line], []))
-            assert log.end > 1_000, "one file holds more than the limit, and it is not deleted"
+            assert log.end > 1_200, "one file holds more than the limit, and it is not deleted"
 
     async def test_queued_events_count_against_the_journal(self, tmp_path):
         """Events that wait for a commit take their room before they are written."""

@@ -13,10 +13,12 @@ import pytest
 
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
 from segsrv.journal import log as log_module
-from segsrv.journal.frame import HEADER_BYTES
-from segsrv.journal.log import Chunk, SegmentLog
+from segsrv.journal.frame import HEADER_BYTES, OVERHEAD_BYTES
+from segsrv.journal.log import SegmentLog
+from segsrv.journal.segments import HEADER_BYTES as START
 from tests.journal.segment_logs import (
     READ_BYTES,
+    cut_off,
     drain,
     fill,
     flip,
@@ -31,6 +33,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CHILD_TIMEOUT_S = 30
 
 
+def read(log: SegmentLog, start: int, end: int | None = None) -> tuple[int, int, int, bytes]:
+    """Read a range, or all from *start* on, and return what a chunk says."""
+    bytes_max = READ_BYTES if end is None else end - start
+    chunk = log.read(start, bytes_max=bytes_max, end=end)
+    return chunk.start, chunk.end, chunk.events, chunk.lines
+
+
 def lines(*numbers: int) -> list[bytes]:
     return [payload(number) for number in numbers]
 
@@ -43,15 +52,15 @@ class TestAppendAndRead:
             middle = log.end
             log.append(b"3\n", 1)
 
-            assert log.read(0, bytes_max=READ_BYTES) == Chunk(0, log.end, 3, b"1\n2\n3\n")
-            assert log.read(middle, bytes_max=READ_BYTES) == Chunk(middle, log.end, 1, b"3\n")
+            assert read(log, 0) == (0, log.end, 3, b"1\n2\n3\n")
+            assert read(log, middle) == (middle, log.end, 1, b"3\n")
 
     def test_read_at_the_end_returns_nothing(self, tmp_path):
         """A reader that has everything gets an empty batch where it stands."""
         with opened(tmp_path) as log:
             log.append(b"1\n", 1)
 
-            assert log.read(log.end, bytes_max=READ_BYTES) == Chunk(log.end, log.end, 0, b"")
+            assert read(log, log.end) == (log.end, log.end, 0, b"")
 
     @pytest.mark.parametrize("bytes_max", [1, HEADER_BYTES, HEADER_BYTES + 1, 200])
     def test_a_frame_larger_than_bytes_max_is_read_whole(self, tmp_path, bytes_max):
@@ -79,9 +88,13 @@ class TestAppendAndRead:
             ends = [*positions[1:], positions[-1] + frame_bytes(5)]
             for first, start in enumerate(positions):
                 for last in range(first, 6):
-                    batch = log.read(start, bytes_max=1, end=ends[last])
                     expected = b"".join(lines(*range(first, last + 1)))
-                    assert batch == Chunk(start, ends[last], last - first + 1, expected)
+                    assert read(log, start, ends[last]) == (
+                        start,
+                        ends[last],
+                        last - first + 1,
+                        expected,
+                    )
 
 
 class TestRoll:
@@ -92,17 +105,26 @@ class TestRoll:
             for number in range(5):
                 log.append(payload(number), 1)
 
-            assert [int(path.stem) for path in journal_files(tmp_path)] == [0, 2 * size, 4 * size]
+            file_bytes = START + 2 * size
+            bases = [int(path.stem) for path in journal_files(tmp_path)]
+            assert bases == [0, file_bytes, 2 * file_bytes]
             assert drain(log) == lines(*range(5))
 
-    def test_a_read_stays_in_one_file(self, tmp_path):
-        """A batch never spans files, so its range can be read again after a release."""
+    @pytest.mark.parametrize("first", range(6))
+    @pytest.mark.parametrize("count", range(1, 7))
+    def test_a_read_passes_from_file_to_file(self, tmp_path, first, count):
+        """A batch takes as many files as its size allows, and is read again as it was."""
         size = frame_bytes(0)
-        with opened(tmp_path, segment_bytes_max=2 * size) as log:
-            for number in range(3):
+        with opened(tmp_path, segment_bytes_max=1) as log:
+            for number in range(6):
                 log.append(payload(number), 1)
+            start = first * (START + size)
 
-            assert log.read(0, bytes_max=READ_BYTES).end == 2 * size
+            batch = log.read(start, bytes_max=count * (START + size))
+            again = log.read(batch.start, bytes_max=batch.end - batch.start, end=batch.end)
+
+            assert batch.lines == b"".join(lines(*range(first, min(first + count, 6))))
+            assert (again.start, again.end, again.lines) == (*batch[:2], batch.lines)
 
     def test_a_start_begins_a_new_file_and_leaves_no_empty_one(self, tmp_path):
         """Restarts without events don't pile up files."""
@@ -111,7 +133,8 @@ class TestRoll:
             with opened(tmp_path):
                 pass
 
-        assert [path.stat().st_size for path in journal_files(tmp_path)] == [frame_bytes(0), 0]
+        sizes = [path.stat().st_size for path in journal_files(tmp_path)]
+        assert sizes == [START + frame_bytes(0), START]
 
 
 class TestTornTail:
@@ -128,7 +151,11 @@ class TestTornTail:
                 assert log.end == positions[2]
                 log.append(payload(9), 1)
                 assert drain(log) == lines(0, 1, 9)
-                assert log.damaged_frames == 0
+                is_torn = length > positions[2]
+                assert (log.torn_tails, log.damaged_frames) == (is_torn, 0)
+                assert [path.stat().st_size for path in cut_off(directory)] == [
+                    length - positions[2] for _piece in range(is_torn)
+                ]
 
     @pytest.mark.parametrize("zeros", [1, HEADER_BYTES, 4_096])
     def test_a_tail_of_zeros_is_cut_off(self, tmp_path, zeros):
@@ -145,12 +172,14 @@ class TestTornTail:
         """A last frame whose payload did not reach the disk is cut off, counted and kept."""
         positions = fill(tmp_path, range(2))
         file = journal_files(tmp_path)[0]
-        start = positions[1] + HEADER_BYTES
-        file.write_bytes(file.read_bytes()[:start] + bytes(len(payload(1))))
+        data = bytearray(file.read_bytes())
+        begin = positions[1] + HEADER_BYTES
+        data[begin : begin + len(payload(1))] = bytes(len(payload(1)))
+        file.write_bytes(data)
 
         with opened(tmp_path) as log:
             assert drain(log) == lines(0)
-            assert log.damaged_frames == 1
+            assert (log.torn_tails, log.damaged_frames) == (0, 1)
         assert file.stat().st_size == positions[1]
         assert [path.stat().st_size for path in set_aside(tmp_path)] == [frame_bytes(1)]
 
@@ -159,17 +188,19 @@ class TestDamageInTheMiddle:
     @pytest.mark.parametrize(
         "offset",
         [
-            pytest.param(0, id="magic"),
-            pytest.param(5, id="length"),
-            pytest.param(HEADER_BYTES - 1, id="header_crc"),
-            pytest.param(HEADER_BYTES + 3, id="payload"),
+            pytest.param((HEADER_BYTES,), id="first_byte"),
+            pytest.param((HEADER_BYTES + 3,), id="payload"),
+            pytest.param((0, -1), id="header_and_trailer"),
+            pytest.param((0, HEADER_BYTES), id="header_and_payload"),
+            pytest.param((-1, HEADER_BYTES), id="trailer_and_payload"),
         ],
     )
     def test_it_is_set_aside_and_later_frames_are_read(self, tmp_path, offset):
         """One damaged frame costs itself only; its bytes are kept beside, counted once."""
         positions = fill(tmp_path, range(4))
         file = journal_files(tmp_path)[0]
-        flip(file, positions[1] + offset)
+        for one in offset:
+            flip(file, (positions[1] if one >= 0 else positions[2]) + one)
         damaged = file.read_bytes()[positions[1] : positions[2]]
 
         with opened(tmp_path) as log:
@@ -183,18 +214,19 @@ class TestDamageInTheMiddle:
         positions = fill(tmp_path, range(8))
         for number in range(1, 6):
             flip(journal_files(tmp_path)[0], positions[number])
+            flip(journal_files(tmp_path)[0], positions[number + 1] - 1)
 
         with opened(tmp_path) as log:
             assert drain(log, bytes_max=1) == lines(0, 6, 7)
 
-    @pytest.mark.parametrize("offset", [0, 5, HEADER_BYTES + 3])
+    @pytest.mark.parametrize("offset", [HEADER_BYTES, HEADER_BYTES + 3])
     @pytest.mark.parametrize("number", [0, 1, 3])
     def test_found_while_running(self, tmp_path, offset, number):
         """Damage to an open journal's file is stepped over, also in its last frame."""
         with opened(tmp_path) as log:
             positions = []
             for count in range(4):
-                positions.append(log.end)
+                positions.append(max(log.end, START))
                 log.append(payload(count), 1)
             flip(journal_files(tmp_path)[0], positions[number] + offset)
 
@@ -214,7 +246,7 @@ class TestDamageInTheMiddle:
 
             found = drain(log)
 
-            kept = max((4 * frame_bytes(0) - lost) // frame_bytes(0), 0)
+            kept = (4 * frame_bytes(0) - lost) // frame_bytes(0)
             assert found == lines(*range(kept), 4, 5)
             assert log.damaged_frames == 1
 
@@ -223,7 +255,7 @@ class TestDamageInTheMiddle:
         with opened(tmp_path, segment_bytes_max=2 * frame_bytes(0)) as log:
             for number in range(5):
                 log.append(payload(number), 1)
-        flip(journal_files(tmp_path)[0], frame_bytes(0))
+        flip(journal_files(tmp_path)[0], START + frame_bytes(0) + HEADER_BYTES)
 
         with opened(tmp_path) as log:
             assert log.damaged_frames == 0
@@ -267,9 +299,12 @@ class TestRemovedFile:
                 log.append(payload(number), 1)
             journal_files(tmp_path)[0].unlink()
 
-            batch = log.read(size, bytes_max=1, end=3 * size)
-
-        assert batch == Chunk(size, 3 * size, 0, b"")
+            assert read(log, START + size, START + 3 * size) == (
+                START + size,
+                START + 3 * size,
+                0,
+                b"",
+            )
 
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path, monkeypatch):
         """A disk's error is raised, for another try, and says which file it is about."""
@@ -281,7 +316,7 @@ class TestRemovedFile:
             log.append(payload(0), 1)
             with monkeypatch.context() as patch:
                 patch.setattr(os, "pread", refuse)
-                with pytest.raises(OSError, match=rf"Input/output error.*{'0' * 20}\.journal"):
+                with pytest.raises(OSError, match=rf"Input/output error.*{'0' * 20}\.segment"):
                     log.read(0, bytes_max=READ_BYTES)
 
             assert drain(log) == lines(0)
@@ -318,13 +353,13 @@ class TestPositions:
         with opened(tmp_path, position_min=5_000) as log:
             log.append(payload(0), 1)
 
-            assert (log.first, log.end) == (5_000, 5_000 + frame_bytes(0))
+            assert (log.first, log.end) == (5_000, 5_000 + START + frame_bytes(0))
             assert drain(log) == lines(0)
 
     def test_they_go_on_after_everything_was_cut_off(self, tmp_path):
-        """A restart after a damaged only frame begins where that frame began."""
+        """A restart after a damaged only frame goes on in the same file."""
         fill(tmp_path, range(1))
-        flip(journal_files(tmp_path)[0], HEADER_BYTES)
+        flip(journal_files(tmp_path)[0], START + HEADER_BYTES)
 
         with opened(tmp_path) as log:
             assert log.end == 0
@@ -336,24 +371,25 @@ class TestPositions:
 class TestRelease:
     def test_only_files_wholly_below_the_position_go(self, tmp_path):
         """A file with one byte that is not delivered stays, and the newest stays always."""
-        size = frame_bytes(0)
-        with opened(tmp_path, segment_bytes_max=size) as log:
+        size = START + frame_bytes(0)
+        with opened(tmp_path, segment_bytes_max=1) as log:
             for number in range(4):
                 log.append(payload(number), 1)
 
             log.release(2 * size - 1)
-            assert (log.first, drain(log)) == (size, lines(1, 2, 3))
+            assert (log.first, drain(log, position=log.first)) == (size, lines(1, 2, 3))
             log.release(2 * size)
-            assert (log.first, drain(log)) == (2 * size, lines(2, 3))
+            assert (log.first, drain(log, position=log.first)) == (2 * size, lines(2, 3))
             log.release(log.end)
             assert [int(path.stem) for path in journal_files(tmp_path)] == [3 * size]
+            assert log.damaged_frames == 0
         with opened(tmp_path) as log:
             assert log.end == 4 * size
 
     def test_retention_keeps_delivered_files(self, tmp_path):
         """Delivered files stay until they are older than the retention."""
-        size = frame_bytes(0)
-        with opened(tmp_path, segment_bytes_max=size) as log:
+        size = START + frame_bytes(0)
+        with opened(tmp_path, segment_bytes_max=1) as log:
             for number in range(3):
                 log.append(payload(number), 1)
             oldest = journal_files(tmp_path)[0]
@@ -366,9 +402,9 @@ class TestRelease:
 
     def test_a_file_removed_by_hand_is_no_fault(self, tmp_path):
         """A delivered file that is gone already counts as deleted, with and without retention."""
-        size = frame_bytes(0)
+        size = START + frame_bytes(0)
         for retention_s in (0.0, 3_600.0):
-            with opened(tmp_path / str(retention_s), segment_bytes_max=size) as log:
+            with opened(tmp_path / str(retention_s), segment_bytes_max=1) as log:
                 log.append(payload(0), 1)
                 log.append(payload(1), 1)
                 journal_files(log.directory)[0].unlink()
@@ -477,16 +513,13 @@ class TestAnotherServersDirectory:
         """Bytes under the next file's name were never written here, so they are kept."""
         with opened(tmp_path, segment_bytes_max=1) as log:
             log.append(payload(0), 1)
-            in_the_way = tmp_path / f"{log.end:020d}.journal"
+            in_the_way = tmp_path / f"{log.end:020d}.segment"
             in_the_way.write_bytes(b"events of another")
 
-            with pytest.raises(JournalFault, match="is already there"):
-                log.append(payload(1), 1)
+            log.append(payload(1), 1)
             assert in_the_way.read_bytes() == b"events of another"
-
-            in_the_way.unlink()
-            log.append(payload(2), 1)
-            assert drain(log) == lines(0, 2)
+            assert drain(log) == lines(0, 1)
+            assert log.damaged_frames == 0
 
 
 class TestFailedWrite:
@@ -513,7 +546,7 @@ class TestFailedWrite:
             tmp_path,
         )
 
-        refused = f"refused True {frame_bytes(0)}"
+        refused = f"refused True {START + frame_bytes(0)}"
         assert printed.splitlines() == [refused, refused, "True", "True 2"]
         with opened(tmp_path) as log:
             assert drain(log) == lines(0, 2)
@@ -559,14 +592,14 @@ class TestFailedWrite:
     def test_a_file_that_could_not_be_begun_is_begun_again(self, tmp_path, monkeypatch):
         """What a failure between making a file and using it left behind is in nobody's way."""
 
-        def refuse(_path: Path) -> None:
+        def refuse(_fd: int) -> None:
             raise OSError(5, "Input/output error")
 
         with opened(tmp_path, segment_bytes_max=1) as log:
             log.append(payload(0), 1)
             for _try in range(2):
                 with monkeypatch.context() as patch:
-                    patch.setattr(log_module, "sync_dir", refuse)
+                    patch.setattr(os, "fsync", refuse)
                     with pytest.raises(JournalFault):
                         log.append(payload(1), 1)
             log.append(payload(2), 1)
@@ -674,7 +707,7 @@ class TestFailedWrite:
             log.probe()
 
             assert drain(log) == lines(0)
-            assert log.end == frame_bytes(0) + 2 * HEADER_BYTES
+            assert log.end == START + frame_bytes(0) + 2 * OVERHEAD_BYTES
 
 
 def run_child(code: str, directory: Path, *, is_locked: bool = False) -> str:

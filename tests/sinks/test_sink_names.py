@@ -6,7 +6,7 @@ import pytest
 
 from segsrv.errors import SettingsError
 from segsrv.settings import Settings
-from segsrv.sinks import make_sink, sink_names
+from segsrv.sinks import registry
 
 
 @pytest.fixture
@@ -28,7 +28,8 @@ def spellings(tmp_path, monkeypatch) -> dict[str, list[str]]:
 
 
 def names(tmp_path, *urls: str) -> dict[str, str]:
-    return sink_names(Settings(data_dir=tmp_path / "data", sink=urls))
+    found = registry.resolve(Settings(data_dir=tmp_path / "data", sink=urls))
+    return {named.name: named.config.url for named in found}
 
 
 class TestNames:
@@ -61,9 +62,12 @@ class TestNames:
 
     def test_the_sink_writes_where_its_name_says(self, tmp_path, spellings):
         """The folder that the sink opens is the one that its name was made of."""
-        settings = Settings(data_dir=tmp_path / "data")
         roots = [
-            {make_sink(url, settings, worker=0).root.resolve() for url in urls}
+            {
+                built.sink.root.resolve()
+                for url in urls
+                for built in registry.build(Settings(data_dir=tmp_path / "data", sink=(url,)))
+            }
             for urls in spellings.values()
         ]
 

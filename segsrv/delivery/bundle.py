@@ -1,0 +1,215 @@
+"""What is read from all journals for one batch of one sink, and the events of it that it gets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, chain, groupby
+from typing import NamedTuple
+
+import orjson
+
+from segsrv.delivery.cursor import Mark, Span
+from segsrv.delivery.source import Source
+from segsrv.journal.facts import Facts, Run, each
+from segsrv.journal.reader import Stored
+from segsrv.sinks.base import Batch, Lines
+
+ID_CHARS = 24
+
+
+class Slice(NamedTuple):
+    """The events of a frame from number *low* on, up to *high*."""
+
+    journal_id: str
+    frame: Stored
+    low: int
+    high: int
+
+
+@dataclass(slots=True, frozen=True)
+class Bundle:
+    """Consecutive events of each journal: where they stand, and what was read."""
+
+    spans: Mapping[str, Span]
+    slices: Sequence[Slice]
+    events: int
+
+    @property
+    def received_ms(self) -> int:
+        """When the oldest of these events was received; 0 if that is not known."""
+        known = [part.frame.runs[0].received_ms for part in self.slices if part.frame.runs]
+        return min(known, default=0)
+
+    def batch_id(self) -> str:
+        """Return what names exactly this part of these journals."""
+        return _digest(
+            [[name, span[0], *span.start, *span.end] for name, span in sorted(self.spans.items())]
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Filter:
+    """Which events a sink gets; an empty set means all."""
+
+    types: frozenset[str] = frozenset()
+    key_ids: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.types or self.key_ids)
+
+    def pick(self, slices: Sequence[Slice]) -> list[Slice]:
+        """Return the parts of *slices* that pass."""
+        picked: list[Slice] = []
+        for part in slices:
+            mask = [passes for run in part.frame.runs for passes in self._of_run(run)]
+            picked += slices_of(part, mask[part.low : part.high])
+        return picked
+
+    def _of_run(self, run: Run) -> list[bool]:
+        count = len(run.lengths)
+        if self.key_ids and run.key_id not in self.key_ids:
+            return [False] * count
+        if not self.types:
+            return [True] * count
+        if isinstance(run.types, str):
+            return [run.types in self.types] * count
+        return [kind in self.types for kind in run.types]
+
+
+def slices_of(part: Slice, mask: Sequence[bool]) -> Iterator[Slice]:
+    """Yield the stretches of *part* whose entries in *mask* are true; it has one an event."""
+    low = part.low
+    for is_kept, group in groupby(mask):
+        high = low + sum(1 for _ in group)
+        if is_kept:
+            yield part._replace(low=low, high=high)
+        low = high
+
+
+def read(
+    sources: Sequence[Source], marks: Mapping[str, Mark], *, bytes_max: int, events_max: int
+) -> Bundle:
+    """Read from each of *sources* in turn until there is enough for a batch.
+
+    At least one event if there is one, even if it is larger than *bytes_max*. All that grew
+    get a share.
+
+    Raises:
+        OSError: A disk refused to read; the text says where.
+
+    """
+    spans: dict[str, Span] = {}
+    slices: list[Slice] = []
+    bytes_left, events_left = bytes_max, events_max
+    grown = [source for source in sources if source.end > marks[source.name].position]
+    for index, source in enumerate(grown):
+        if events_left <= 0 or (bytes_left <= 0 and slices):
+            break
+        mark = marks[source.name]
+        share = max(bytes_left // (len(grown) - index), 1)
+        chunk = source.read(mark.position, bytes_max=share)
+        end = Mark(chunk.end)
+        for frame in chunk.frames:
+            low = mark.skip if frame.position == mark.position else 0
+            room = min(events_left, _fitting(frame, low, share, is_first=not slices))
+            high = min(frame.events, low + room)
+            if high > low:
+                slices.append(Slice(source.id, frame, low, high))
+                events_left -= high - low
+                size = _size(slices[-1])
+                bytes_left, share = bytes_left - size, share - size
+            if high < frame.events:
+                end = Mark(frame.position, high)
+                break
+        spans[source.name] = Span(source.id, mark, end)
+    return Bundle(spans, slices, sum(part.high - part.low for part in slices))
+
+
+def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bundle:
+    """Read what *spans* say, as it was read when they were written down.
+
+    What a journal does not hold any more is left out; so is a journal that is another by now.
+
+    Raises:
+        OSError: A disk refused to read; the text says where.
+
+    """
+    slices: list[Slice] = []
+    for name, (journal_id, start, end) in spans.items():
+        source = sources.get(name)
+        if source is None or source.id != journal_id or start == end:
+            continue
+        position = start.position
+        while position < end.position:
+            chunk = source.read(position, bytes_max=end.position - position, end=end.position)
+            for frame in chunk.frames:
+                low = start.skip if frame.position == start.position else 0
+                slices.append(Slice(journal_id, frame, low, frame.events))
+            if chunk.end <= position:
+                break
+            position = chunk.end
+        if end.skip:
+            for frame in source.read(end.position, bytes_max=1).frames[:1]:
+                if frame.position == end.position:
+                    low = start.skip if frame.position == start.position else 0
+                    slices.append(Slice(journal_id, frame, low, min(end.skip, frame.events)))
+    slices = [part for part in slices if part.high > part.low]
+    return Bundle(spans, slices, sum(part.high - part.low for part in slices))
+
+
+def batch_of(batch_id: str, slices: Sequence[Slice]) -> Batch:
+    """Return the events of *slices* for a sink."""
+    return Batch(
+        batch_id,
+        [_content(part) for part in slices],
+        sum(part.high - part.low for part in slices),
+        lambda: [fact for part in slices for fact in facts_of(part)],
+    )
+
+
+def facts_of(part: Slice) -> list[Facts]:
+    """Return the facts of each event of *part*."""
+    return list(each(part.frame.runs))[part.low : part.high]
+
+
+def offsets(frame: Stored) -> list[int]:
+    """Return where each line of *frame* begins in its payload, and where the last one ends."""
+    lengths = chain.from_iterable(run.lengths for run in frame.runs)
+    return list(accumulate(lengths, initial=0))
+
+
+def part_of(batch: Batch, numbers: Sequence[int], label: str) -> Batch:
+    """Return the events of *batch* with these numbers as a batch of its own."""
+    lines = batch.lines()
+    return Batch(
+        _digest([batch.id, label]),
+        [lines[number] for number in numbers],
+        len(numbers),
+        lambda: [batch.facts[number] for number in numbers],
+    )
+
+
+def _content(part: Slice) -> Lines:
+    if part.low == 0 and part.high == part.frame.events:
+        return part.frame.payload
+    starts = offsets(part.frame)
+    return part.frame.payload[starts[part.low] : starts[part.high]]
+
+
+def _size(part: Slice) -> int:
+    return len(_content(part))
+
+
+def _fitting(frame: Stored, low: int, size: int, *, is_first: bool) -> int:
+    """Return how many events of *frame* from *low* on take no more than *size* bytes."""
+    if low == 0 and len(frame.payload) <= size:
+        return frame.events
+    starts = offsets(frame)
+    fitting = sum(1 for end in starts[low + 1 :] if end - starts[low] <= size)
+    return max(fitting, 1) if is_first else fitting
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(orjson.dumps(value)).hexdigest()[:ID_CHARS]

@@ -1,0 +1,220 @@
+"""All sinks of a server and the journals that they are fed from."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from segsrv.delivery import journals
+from segsrv.delivery.attempts import Attempts
+from segsrv.delivery.bundle import Filter
+from segsrv.delivery.cursor import CursorFile, Mark
+from segsrv.delivery.dedup import DedupIndex
+from segsrv.delivery.inheritance import inherit
+from segsrv.delivery.judging import Judge
+from segsrv.delivery.rejects import Rejects
+from segsrv.delivery.set_aside import SetAside
+from segsrv.delivery.shipper import Limits, Shipper
+from segsrv.delivery.source import Source
+from segsrv.journal.dead_letters import DeadLetters
+from segsrv.settings import Settings
+from segsrv.sinks.registry import Built
+
+logger = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 0.25
+SET_ASIDE_AT = 0.8
+"""The part of a journal's limit at which it stops waiting for a sink that allows that."""
+TAKE_AGAIN_AT = 0.95
+"""The part of a sink's limit below which events are taken again."""
+
+
+class Delivery:
+    """Feeds every sink from *sources*, each at its own pace; belongs to one event loop.
+
+    *owner* tells several deliveries of one data directory apart; one that has all journals has
+    none. *guard* raises OSError when the data directory is no longer this server's.
+
+    `refusal` says, for any thread to read, why events should be refused for a sink's sake, and
+    `full_sink` is that sink's number, counted from 1. `on_waiting` is called when `is_waiting` may
+    have changed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        built: Sequence[Built],
+        sources: Sequence[Source],
+        *,
+        owner: str = "",
+        guard: Callable[[], None],
+    ) -> None:
+        self.built = list(built)
+        self.sources = list(sources)
+        self.refusal: str | None = None
+        self.full_sink = 0
+        self.on_waiting: Callable[[], None] = lambda: None
+        self._settings = settings
+        self._owner = owner
+        self._guard = guard
+        self._file_mode = int(settings.file_mode, 8)
+        self._watch: asyncio.Task[None] | None = None
+        self._asides: dict[str, SetAside] = {}
+        self.shippers = [self._shipper(built) for built in self.built]
+
+    async def start(self) -> None:
+        """Begin to deliver."""
+        for shipper in self.shippers:
+            shipper.on_advance = self.release
+            shipper.on_waiting = self.on_waiting
+            shipper.start()
+        self._watch = asyncio.create_task(self._watch_lags(), name="segsrv-lags")
+
+    async def stop(self, grace_s: float) -> None:
+        """Deliver for at most *grace_s* more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        await asyncio.gather(*(shipper.stop(grace_s=grace_s) for shipper in self.shippers))
+        for shipper in self.shippers:
+            if shipper.lag_bytes:
+                logger.warning(
+                    "sink: not all delivered, the rest goes out at the next start sink=%s bytes=%d",
+                    shipper.name,
+                    shipper.lag_bytes,
+                )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a shipper sleeps until it is woken."""
+        return any(shipper.is_waiting for shipper in self.shippers)
+
+    def wake(self) -> None:
+        """Say that a journal has grown."""
+        for shipper in self.shippers:
+            if shipper.is_waiting:
+                shipper.wake()
+
+    async def release(self) -> None:
+        """Let the journals delete what every sink has."""
+        for source in self.sources:
+            if source.id:
+                await source.release(min(shipper.floor(source) for shipper in self.shippers))
+
+    def report(self) -> list[dict[str, Any]]:
+        """Return how each sink is, for people."""
+        return [
+            {
+                "name": shipper.name,
+                "state": shipper.state,
+                "message": shipper.message,
+                "lag_bytes": shipper.lag_bytes,
+                "lag_s": round(shipper.lag_s, 3),
+            }
+            for shipper in self.shippers
+        ]
+
+    def set_aside_bytes(self) -> Mapping[str, tuple[int, int]]:
+        """Return for each sink the bytes that are set aside, and those that were lost."""
+        return {name: (aside.bytes, aside.lost_bytes) for name, aside in self._asides.items()}
+
+    def _shipper(self, built: Built) -> Shipper:
+        settings, config = self._settings, built.config
+        path = journals.cursor_path(settings, built.cursor_name, self._owner)
+        names = [source.name for source in self.sources]
+        letters = DeadLetters(
+            settings.data_dir / "dead-letter",
+            prefix=f"sink-{path.stem}",
+            bytes_max=settings.dead_letter_bytes_max,
+            file_mode=self._file_mode,
+        )
+        if config.on_full == "set_aside":
+            self._asides[built.name] = SetAside(
+                settings.data_dir / "set-aside" / built.cursor_name,
+                bytes_max=settings.set_aside_bytes_max,
+                file_mode=self._file_mode,
+            )
+        return Shipper(
+            built.name,
+            built.sink,
+            self.sources,
+            cursor=CursorFile(path, self._file_mode),
+            rejects=Rejects(built.name, letters),
+            attempts=Attempts(
+                built.name, timeout_s=config.send_timeout_s, retry_s_max=config.retry_s_max
+            ),
+            limits=Limits(config.batch_events_max, config.batch_bytes_max, config.batch_interval_s),
+            picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
+            judge=self._judge(path.stem),
+            inherit=lambda cursor: inherit(path.parent, built.cursor_name, path, cursor, names),
+            guard=self._guard,
+        )
+
+    def _judge(self, name: str) -> Judge | None:
+        settings = self._settings
+        if not settings.dedup_window_s:
+            return None
+        return Judge(
+            lambda: DedupIndex(
+                settings.data_dir / "state" / "dedup" / name,
+                window_s=settings.dedup_window_s,
+                ids_max=settings.dedup_ids_max,
+                file_mode=self._file_mode,
+                disk_free_bytes_min=settings.disk_free_bytes_min,
+            )
+        )
+
+    async def _watch_lags(self) -> None:
+        """Look for sinks that lag too far, for as long as this runs."""
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            refusal, full_sink = None, 0
+            for number, (built, shipper) in enumerate(self._pairs(), 1):
+                try:
+                    if built.name in self._asides:
+                        await self._set_aside_if_due(built, shipper)
+                    else:
+                        reason = self._reason(built, shipper)
+                        if reason is not None:
+                            refusal, full_sink = reason, number
+                except Exception:
+                    logger.exception("sink: can't be set aside sink=%s", built.name)
+            self.refusal, self.full_sink = refusal, full_sink
+
+    def _pairs(self) -> Iterator[tuple[Built, Shipper]]:
+        return zip(self.built, self.shippers, strict=True)
+
+    def _reason(self, built: Built, shipper: Shipper) -> str | None:
+        lag, limit = shipper.lag_bytes, built.config.lag_bytes_max
+        if not limit or lag <= limit * (TAKE_AGAIN_AT if self.refusal else 1):
+            return None
+        return f"the sink {built.name} lacks {lag} bytes, the limit is lag_bytes_max={limit}"
+
+    async def _set_aside_if_due(self, built: Built, shipper: Shipper) -> None:
+        limit = int(self._settings.journal_bytes_max * SET_ASIDE_AT)
+        lags = {
+            source.name: source.end - shipper.mark(source).position
+            for source in self.sources
+            if source.id
+        }
+        total_max = built.config.lag_bytes_max or limit * len(lags)
+        if sum(lags.values()) <= total_max and max(lags.values(), default=0) <= limit:
+            return
+        aside = self._asides[built.name]
+        ends = {source.name: (source.id, source.end) for source in self.sources if source.id}
+        keep_bytes = min(total_max // max(len(lags), 1), limit) // 2
+
+        def move(marks: Mapping[str, Mark]) -> dict[str, Mark]:
+            journals = {
+                name: (self._directory(name), journal_id, marks[name], end)
+                for name, (journal_id, end) in ends.items()
+            }
+            return aside.move(journals, keep_bytes=keep_bytes)
+
+        await shipper.set_aside(move)
+
+    def _directory(self, name: str) -> Path:
+        return journals.journal_dir(self._settings) / name

@@ -1,0 +1,156 @@
+"""Journals as delivery sees them: what they hold, and what they may let go of."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+from typing import Protocol
+
+from segsrv.board import Slot
+from segsrv.journal.group_commit import GroupCommit
+from segsrv.journal.log import SegmentLog
+from segsrv.journal.reader import Chunk, Reader
+
+
+class Source(Protocol):
+    """One journal. `read` may run in any thread; the rest belongs to delivery's loop."""
+
+    name: str
+
+    @property
+    def id(self) -> str:
+        """The journal's random id; empty as long as it is not open."""
+
+    @property
+    def first(self) -> int:
+        """The position of the oldest byte that is held."""
+
+    @property
+    def end(self) -> int:
+        """The position behind the newest acknowledged byte."""
+
+    @property
+    def damaged_frames(self) -> int:
+        """Pieces that were found damaged while reading."""
+
+    def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Chunk:
+        """Return frames from *position* on, as `Reader.read` does."""
+
+    async def release(self, position: int) -> None:
+        """Say that nothing below *position* is needed any more."""
+
+    async def close(self) -> None:
+        """Let go of the files."""
+
+
+class OwnSource:
+    """The journal that this process writes."""
+
+    def __init__(self, name: str, commit: GroupCommit, *, retention_s: float) -> None:
+        self.name = name
+        self._commit = commit
+        self._log = commit.log
+        self._retention_s = retention_s
+
+    @property
+    def id(self) -> str:
+        return self._log.id
+
+    @property
+    def first(self) -> int:
+        return self._log.first
+
+    @property
+    def end(self) -> int:
+        return self._log.end
+
+    @property
+    def damaged_frames(self) -> int:
+        return self._log.damaged_frames
+
+    def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Chunk:
+        return self._log.read(position, bytes_max=bytes_max, end=end)
+
+    async def release(self, position: int) -> None:
+        await self._commit.release(position, retention_s=self._retention_s)
+
+    async def close(self) -> None:
+        """Nothing: who writes it closes it."""
+
+
+class LeftSource:
+    """A journal that nobody writes any more: there were more workers once."""
+
+    def __init__(self, name: str, log: SegmentLog, *, retention_s: float) -> None:
+        self.name = name
+        self._log = log
+        self._retention_s = retention_s
+
+    @property
+    def id(self) -> str:
+        return self._log.id
+
+    @property
+    def first(self) -> int:
+        return self._log.first
+
+    @property
+    def end(self) -> int:
+        return self._log.end
+
+    @property
+    def damaged_frames(self) -> int:
+        return self._log.damaged_frames
+
+    def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Chunk:
+        return self._log.read(position, bytes_max=bytes_max, end=end)
+
+    async def release(self, position: int) -> None:
+        await asyncio.to_thread(self._log.release, position, retention_s=self._retention_s)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._log.close)
+
+
+class FollowedSource:
+    """A journal that a worker process writes, read from its files.
+
+    Only what the worker says is acknowledged is read: what a commit that failed left in a file was
+    refused.
+    """
+
+    def __init__(self, name: str, directory: Path, slot: Slot, *, file_mode: int) -> None:
+        self.name = name
+        self._slot = slot
+        self._reader = Reader(directory, file_mode=file_mode)
+        # Every sink reads in a thread of its own.
+        self._reading = threading.Lock()
+
+    @property
+    def id(self) -> str:
+        held = self._slot.held()
+        return held.journal_id if held else ""
+
+    @property
+    def first(self) -> int:
+        return self._slot.first
+
+    @property
+    def end(self) -> int:
+        return self._slot.end
+
+    @property
+    def damaged_frames(self) -> int:
+        return self._reader.damaged_frames
+
+    def read(self, position: int, *, bytes_max: int, end: int | None = None) -> Chunk:
+        limit = self._slot.end if end is None else end
+        with self._reading:
+            return self._reader.read(position, bytes_max=bytes_max, end=limit)
+
+    async def release(self, position: int) -> None:
+        self._slot.release(self.id, position)
+
+    async def close(self) -> None:
+        """Nothing is kept open."""

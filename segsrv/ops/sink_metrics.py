@@ -1,0 +1,104 @@
+"""The figures of delivery, for metrics and for `/ready`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from segsrv.delivery.delivery import Delivery
+from segsrv.delivery.shipper import Shipper
+from segsrv.ops.family import Family, counter, gauge
+
+_COUNTERS: tuple[tuple[str, str, Callable[[Shipper], float]], ...] = (
+    ("events", "Events delivered.", lambda shipper: shipper.stats.events),
+    ("batches", "Batches delivered.", lambda shipper: shipper.stats.batches),
+    ("retries", "Tries that failed.", lambda shipper: shipper.failures),
+    (
+        "rejected_events",
+        "Events that a sink refused for good.",
+        lambda shipper: shipper.rejects.events,
+    ),
+    (
+        "filtered_events",
+        "Events that a sink's filter left out.",
+        lambda shipper: shipper.stats.filtered_events,
+    ),
+)
+_DEDUP_COUNTERS: tuple[tuple[str, str, str], ...] = (
+    ("duplicates", "duplicates", "Events left out as repetitions of earlier ones."),
+    ("dedup_evicted_early", "evicted_early", "Ids forgotten within the window, for want of room."),
+    ("dedup_unrecorded", "unrecorded", "Events whose ids the disk did not take."),
+    ("dedup_damaged", "damaged", "Ids lost to damage."),
+)
+
+
+def delivery_report(delivery: Delivery) -> dict[str, Any]:
+    """Return what the process that delivers tells those that answer for it."""
+    return {"sinks": delivery.report(), "families": list(sink_families(delivery))}
+
+
+def sink_families(delivery: Delivery) -> Iterator[Family]:
+    """Return the metrics of all sinks."""
+    shippers = delivery.shippers
+    yield gauge(
+        "sink_lag_bytes",
+        "Journal bytes that a sink does not have yet.",
+        _by_sink(shippers, lambda shipper: shipper.lag_bytes),
+    )
+    yield gauge(
+        "sink_lag_seconds",
+        "Age of the oldest event that is being delivered.",
+        _by_sink(shippers, lambda shipper: shipper.lag_s),
+    )
+    yield gauge(
+        "sink_up",
+        "1 while a sink takes batches.",
+        _by_sink(shippers, lambda shipper: not shipper.is_failing),
+    )
+    yield gauge(
+        "sink_misconfigured",
+        "1 while a sink takes nothing as it is configured.",
+        _by_sink(shippers, lambda shipper: shipper.state == "misconfigured"),
+    )
+    for name, text, figure in _COUNTERS:
+        yield counter(f"sink_{name}", text, _by_sink(shippers, figure))
+    judged = [
+        (shipper.name, shipper.judge.index)
+        for shipper in shippers
+        if shipper.judge is not None and shipper.judge.index is not None
+    ]
+    if judged:
+        yield gauge(
+            "sink_dedup_ids",
+            "Ids in a sink's deduplication index.",
+            (({"sink": name}, index.ids) for name, index in judged),
+        )
+        for name, field, text in _DEDUP_COUNTERS:
+            yield counter(
+                f"sink_{name}",
+                text,
+                [({"sink": sink}, getattr(index, field)) for sink, index in judged],
+            )
+    aside = delivery.set_aside_bytes()
+    if aside:
+        yield gauge(
+            "sink_set_aside_bytes",
+            "Journal bytes set aside for a sink that lagged too far.",
+            (({"sink": name}, held) for name, (held, _lost) in aside.items()),
+        )
+        yield counter(
+            "sink_set_aside_lost_bytes",
+            "Bytes set aside that had to go for want of room.",
+            (({"sink": name}, lost) for name, (_held, lost) in aside.items()),
+        )
+    yield counter(
+        "delivery_damaged_frames",
+        "Damaged pieces met while reading journals, and files that were removed.",
+        (({"journal": source.name}, source.damaged_frames) for source in delivery.sources),
+    )
+
+
+def _by_sink(
+    shippers: Iterable[Shipper], figure: Callable[[Shipper], float]
+) -> list[tuple[dict[str, str], float]]:
+    return [({"sink": shipper.name}, figure(shipper)) for shipper in shippers]

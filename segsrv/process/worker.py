@@ -1,0 +1,174 @@
+"""One worker: the process that takes requests, from its start to an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from segsrv import allocator
+from segsrv.app import create_app, create_ops_app
+from segsrv.board import Board
+from segsrv.errors import Overloaded, SegsrvError
+from segsrv.http.connection import Connection
+from segsrv.http.refused_connection import RefusedConnection, refusal_text
+from segsrv.http.tally import TALLY, Tally
+from segsrv.process.listening import Listeners
+from segsrv.process.open_files import Room, ops_room, public_room
+from segsrv.process.supervisor import STOP_SIGNALS, Start
+from segsrv.settings import Settings
+from segsrv.tls import Certificate
+
+logger = logging.getLogger(__name__)
+
+READ_BYTES = 64 << 10
+GC_THRESHOLD = 50_000
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread that comes back from a write waits for a busy event loop to let it go on.
+
+With the interpreter's own 5 ms, commits and deliveries fall behind the loop that feeds them.
+"""
+
+
+def run_worker(
+    settings: Settings, listeners: Listeners, board: Board | None, worker: int, start: Start
+) -> int:
+    """Serve in this process until it is told to stop; return the exit status.
+
+    With *board*, another process delivers.
+    """
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, listeners, board, worker, start))
+    except SegsrvError as error:
+        if not start.is_quiet:
+            print(f"segsrv: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    return 0
+
+
+async def _serve(
+    settings: Settings, listeners: Listeners, board: Board | None, worker: int, start: Start
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    parent_fd = start.parent_fd
+    if parent_fd is not None:
+
+        def parent_is_gone() -> None:
+            # A worker without its parent would hold the data directory against the next start.
+            loop.remove_reader(parent_fd)
+            stop.set()
+
+        loop.add_reader(parent_fd, parent_is_gone)
+    certificate = None
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        certificate = Certificate(settings.tls_cert, settings.tls_key)
+    app = create_app(settings, worker=worker, board=board)
+    tally = app[TALLY]
+    async with contextlib.AsyncExitStack() as stack:
+        if listeners.ops is not None:
+            # First, so that it ends last: operators want to see how a stop goes on.
+            ops = create_ops_app(app)
+            await stack.enter_async_context(
+                _listening(ops, settings, listeners.ops, ops_room, tally)
+            )
+
+        def room() -> Room:
+            return _public_room(settings)
+
+        await stack.enter_async_context(
+            _listening(app, settings, listeners.public, room, tally, certificate)
+        )
+        # What start-up made stays for good; the collector need not look at it again. Events are
+        # trees that reference counting frees, so it need not look often either.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD, 20, 100)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        logger.info("started worker=%d pid=%d", worker, os.getpid())
+        trimming = asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim")
+        start.on_ready()
+        await stop.wait()
+        trimming.cancel()
+        logger.info("stopping worker=%d", worker)
+
+
+@contextlib.asynccontextmanager
+async def _listening(
+    app: web.Application,
+    settings: Settings,
+    listener: socket.socket,
+    find_room: Callable[[], Room],
+    tally: Tally,
+    certificate: Certificate | None = None,
+) -> AsyncIterator[None]:
+    """Start *app* and take its requests from *listener*; at the end stop both in order.
+
+    *find_room* is called when all files of the application are open.
+    """
+    runner = web.AppRunner(app, shutdown_timeout=settings.shutdown_grace_s)
+    await runner.setup()
+    watch = listening = None
+    try:
+        room = find_room()
+        listening = await asyncio.get_running_loop().create_server(
+            _limited(runner.server, settings, room, tally),
+            sock=listener,
+            backlog=room.backlog,
+            ssl=certificate.context if certificate else None,
+        )
+        if certificate is not None:
+            watch = asyncio.create_task(certificate.watch(settings.tls_check_interval_s))
+        yield
+    finally:
+        if listening is not None:
+            listening.close()
+        if watch is not None:
+            watch.cancel()
+        await runner.cleanup()
+
+
+def _public_room(settings: Settings) -> Room:
+    room = public_room(settings)
+    if room.connections >= settings.connections_max:
+        return room._replace(connections=settings.connections_max)
+    logger.info("open files are limited, so connections are connections_max=%d", room.connections)
+    return room
+
+
+def _limited(
+    server: web.Server | None, settings: Settings, room: Room, tally: Tally
+) -> Callable[[], asyncio.Protocol]:
+    """Return a protocol factory that turns connections above the limit away with a 503."""
+    assert server is not None
+    loop = asyncio.get_running_loop()
+    fault = Overloaded("too many connections are open")
+    refusal = refusal_text(fault, settings.retry_after_s)
+    options: dict[str, Any] = {
+        "tally": tally,
+        "access_log": None,
+        "read_bufsize": READ_BYTES,
+        "keepalive_timeout": settings.keepalive_timeout_s,
+    }
+
+    def count(peer: str) -> None:
+        tally.refused(fault, "other", "", peer)
+
+    def accept() -> asyncio.Protocol:
+        if len(server.connections) >= room.connections:
+            return RefusedConnection(refusal, count, waiting_max=room.refusals)
+        return Connection(server, loop=loop, **options)
+
+    return accept

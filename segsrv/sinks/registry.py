@@ -1,0 +1,246 @@
+"""From settings to sinks: finds each one's kind, names it, and makes it.
+
+A kind is built in, or an installed package brings it through the entry-point group `segsrv.sinks`
+under its URL scheme. Only kinds that settings name are imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import parse_qs
+
+from segsrv.errors import SegsrvError, SettingsError
+from segsrv.settings import Settings, SinkConfig
+from segsrv.settings.fields import kinds_of
+from segsrv.settings.kinds import List, Table
+from segsrv.sinks.base import Sink
+from segsrv.sinks.kind import Kind, SinkSpec
+
+GROUP = "segsrv.sinks"
+OPTIONS_MAX = 100
+_BUILT_IN = {"file": ("segsrv.sinks.file_kind", "FILE")}
+_DEFAULT_URLS = {"file": "file:"}
+"""What has the plain name of its kind, where the short form names it."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A configured sink with its name, before it is made.
+
+    `cursor_name` is the name of what is kept of the sink's progress. It depends on the place as
+    well, so that a name that is given to another place inherits nothing.
+    """
+
+    name: str
+    cursor_name: str
+    config: SinkConfig
+    kind: Kind
+    spec: SinkSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A sink that was made, and not opened yet; see `Named`."""
+
+    name: str
+    cursor_name: str
+    config: SinkConfig
+    sink: Sink
+
+
+def build(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Built]:
+    """Make all configured sinks, without opening any; *environ* is what secrets are read from.
+
+    Call it outside of the event loop: it imports modules and reads files of secrets.
+
+    Raises:
+        SettingsError: What `resolve` raises, a secret can't be read, or a kind refuses a sink.
+
+    """
+    variables = os.environ if environ is None else environ
+    built = []
+    for named in resolve(settings):
+        config, kind = named.config, named.kind
+        secrets = {
+            name: secret.read(f"{config.where}.secrets.{name}", variables)
+            for name, secret in config.secrets.items()
+        }
+        spec = replace(named.spec, secrets=secrets)
+        sink = _asked(kind.make, spec)
+        built.append(
+            Built(name=named.name, cursor_name=named.cursor_name, config=config, sink=sink)
+        )
+    return built
+
+
+def resolve(settings: Settings) -> list[Named]:
+    """Name all configured sinks and check their options, without reading a secret.
+
+    A sink of the short form is called after its kind and place: `file` for the default folder, else
+    such as `file-1a2b3c4d`. A name by order would hand a removed sink's cursor to the next one, and
+    with one by spelling another spelling of the same place would get all again.
+
+    Raises:
+        SettingsError: A kind is unknown or broken, a URL or an option is wrong, or two sinks have
+            one name or lead to one place.
+
+    """
+    found: dict[str, Named] = {}
+    places: dict[tuple[str, str], SinkConfig] = {}
+    for config in settings.all_sinks():
+        named, place = _named(config, settings)
+        if (other := places.setdefault(place, config)) is not config:
+            raise SettingsError(
+                f"{config.where}: its place is given twice, the other time by {other.where}"
+            )
+        if same := found.get(named.name):
+            raise SettingsError(
+                f"{config.where}: is called {named.name!r}, as {same.config.where} is; rename one"
+            )
+        found[named.name] = named
+    return list(found.values())
+
+
+def _named(config: SinkConfig, settings: Settings) -> tuple[Named, tuple[str, str]]:
+    """Return *config* with its names, and the place that it leads to."""
+    kind = _kind_of(config)
+    spec = _spec(config, kind, settings)
+    place = _asked(kind.place, spec)
+    name = kind.schemes[0]
+    default = _DEFAULT_URLS.get(name)
+    if default is None or place != _asked(kind.place, replace(spec, url=default)):
+        name += f"-{_digest(place)}"
+    cursor_name = name
+    if config.is_table and config.name != name:
+        cursor_name = f"{config.name}-{_digest(f'{kind.schemes[0]}:{place}')}"
+    # A table that has the name of the short form goes on where that one stopped.
+    config = replace(config, name=config.name or name)
+    spec = replace(spec, name=config.name, config=config)
+    named = Named(name=config.name, cursor_name=cursor_name, config=config, kind=kind, spec=spec)
+    return named, (kind.schemes[0], place)
+
+
+def _digest(place: str) -> str:
+    return hashlib.sha256(os.fsencode(place)).hexdigest()[:8]
+
+
+def _kind_of(config: SinkConfig) -> Kind:
+    scheme, colon, _rest = config.url.partition(":")
+    if not colon:
+        raise SettingsError(f"{config.where}: expected a URL such as file:PATH")
+    if scheme in _BUILT_IN:
+        # Before anything that is installed: no package can take events meant for these.
+        module, attribute = _BUILT_IN[scheme]
+        kind: Kind = getattr(importlib.import_module(module), attribute)
+        return kind
+    brought = list(entry_points(group=GROUP, name=scheme))
+    if not brought:
+        known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=GROUP))})
+        raise SettingsError(f"{config.where}: unknown kind {scheme!r}, expected {', '.join(known)}")
+    packages = sorted({_package(entry) for entry in brought})
+    if len(packages) > 1:
+        raise SettingsError(
+            f"{config.where}: the kind {scheme!r} is brought by {' and by '.join(packages)}; "
+            "uninstall one"
+        )
+    return _loaded(brought[0], config)
+
+
+def _loaded(entry: EntryPoint, config: SinkConfig) -> Kind:
+    """Return the kind that a package brings, once it is known to be one."""
+    head = f"{config.where}: the kind {entry.name!r} of {_package(entry)}"
+    try:
+        kind = entry.load()
+    except Exception as error:
+        # Whatever a stranger's module raises while it is imported.
+        raise SettingsError(f"{head} can't be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(kind, Kind):
+        raise SettingsError(f"{head}: {entry.value} is no segsrv.sinks.Kind")
+    if entry.name not in kind.schemes:
+        raise SettingsError(f"{head} is for {', '.join(kind.schemes) or 'no scheme'} only")
+    try:
+        kinds_of(kind.options)
+    except TypeError as error:
+        raise SettingsError(f"{head}: {error}") from error
+    return kind
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
+
+
+def _spec(config: SinkConfig, kind: Kind, settings: Settings) -> SinkSpec:
+    url, options = config.url, dict(config.options)
+    where = f"{config.where}.options" if config.is_table else config.where
+    if kind.has_query:
+        url, _mark, query = url.partition("?")
+        if "@" in query or "#" in url + query:
+            raise SettingsError(
+                f"{config.where}: expected %3F, %23 and %40 for a ?, # or @ that separates nothing"
+            )
+        for name, value in _from_query(query, kind, where).items():
+            if name in options:
+                raise SettingsError(f"{where}.{name}: is in the URL, too")
+            options[name] = value
+    for name in options:
+        _check_known(name, tuple(kinds_of(kind.options)), f"{where}: the option {name!r}")
+    for name in config.secrets:
+        _check_known(name, kind.secrets, f"{config.where}.secrets: {name!r}")
+    return SinkSpec(
+        name=config.name,
+        url=url,
+        options=Table(kind.options, kinds_of(kind.options)).take(options, where),
+        secrets={},
+        config=config,
+        settings=settings,
+    )
+
+
+def _from_query(query: str, kind: Kind, where: str) -> dict[str, object]:
+    """Return the options that the URL's query holds, each read as its type asks."""
+    try:
+        texts = parse_qs(query, keep_blank_values=True, max_num_fields=OPTIONS_MAX)
+    except ValueError:
+        raise SettingsError(f"{where}: more than {OPTIONS_MAX} parameters in the URL") from None
+    kinds = kinds_of(kind.options)
+    options: dict[str, object] = {}
+    for name, values in texts.items():
+        _check_known(name, tuple(kinds), f"{where}: the parameter {name!r}")
+        value = kinds[name]
+        if isinstance(value, List):
+            options[name] = value.read_all(values, f"{where}.{name}")
+        elif len(values) == 1:
+            options[name] = value.read(values[0], f"{where}.{name}")
+        else:
+            raise SettingsError(f"{where}: the parameter {name!r} is given twice")
+    return options
+
+
+def _check_known(name: str, known: tuple[str, ...], what: str) -> None:
+    if name not in known:
+        raise SettingsError(f"{what} is unknown, expected {', '.join(known) or 'none'}")
+
+
+def _asked(ask: Callable[[SinkSpec], T], spec: SinkSpec) -> T:
+    """Return what a kind says; a fault of its own becomes one line that says where it is."""
+    try:
+        return ask(spec)
+    except SegsrvError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Whatever a stranger's code raises.
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        # Not its text, and not chained: both may hold a part of the URL.
+        raise SettingsError(
+            f"{spec.where}: its kind failed with {type(error).__name__} "
+            f"at {Path(at.filename).name}:{at.lineno}"
+        ) from None

@@ -1,0 +1,124 @@
+"""What is read for one batch: its limits, its share of each journal, and the same again."""
+
+import random
+from contextlib import ExitStack
+
+import pytest
+
+from segsrv.delivery import bundle as bundles
+from segsrv.delivery.bundle import Filter, batch_of
+from segsrv.delivery.cursor import Mark
+from segsrv.delivery.source import LeftSource
+from segsrv.journal.facts import Run, encode, join
+from tests.delivery.shipping import append_batch, open_log
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def sources(tmp_path):
+    with ExitStack() as stack:
+        found = []
+        for number in range(3):
+            log = open_log(tmp_path / f"w{number}", segment_bytes_max=500)
+            stack.callback(log.close)
+            found.append(LeftSource(f"w{number}", log, retention_s=0))
+        yield found
+
+
+def log_of(source: LeftSource):
+    return source._log
+
+
+def starts(sources) -> dict[str, Mark]:
+    return {source.name: Mark(0) for source in sources}
+
+
+def lines_of(bundle) -> list[bytes]:
+    return batch_of(bundle.batch_id(), bundle.slices).lines()
+
+
+class TestRead:
+    def test_all_journals_share_a_batch(self, sources):
+        """Journals that grew are read together, and none pushes another out."""
+        expected = []
+        for number, source in enumerate(sources):
+            expected += append_batch(log_of(source), *range(100 * number, 100 * number + 60))
+        bundle = bundles.read(sources, starts(sources), bytes_max=MIB, events_max=1_000)
+        assert lines_of(bundle) == expected
+
+        some = bundles.read(sources, starts(sources), bytes_max=600, events_max=1_000)
+        assert {part.journal_id for part in some.slices} == {source.id for source in sources}
+
+    @pytest.mark.parametrize("events_max", [1, 7, 100])
+    def test_every_event_comes_once_in_order_whatever_the_limits_are(self, sources, events_max):
+        """Marks carry on within a frame, so limits smaller than a frame hold too."""
+        chance = random.Random(events_max)
+        expected = {source.name: [] for source in sources}
+        for number in range(30):
+            source = chance.choice(sources)
+            numbers = range(number * 1_000, number * 1_000 + chance.randrange(1, 30))
+            expected[source.name] += append_batch(log_of(source), *numbers)
+        marks, found = starts(sources), []
+        while True:
+            bundle = bundles.read(sources, marks, bytes_max=200, events_max=events_max)
+            if not bundle.events and all(
+                source.end <= marks[source.name].position for source in sources
+            ):
+                break
+            lines = lines_of(bundle)
+            assert len(lines) == bundle.events <= events_max
+            assert len(lines) <= 1 or sum(map(len, lines)) <= 200
+            found += lines
+            again = bundles.read_again({s.name: s for s in sources}, bundle.spans)
+            assert lines_of(again) == lines
+            assert again.batch_id() == bundle.batch_id()
+            marks |= {name: span.end for name, span in bundle.spans.items()}
+        for lines in expected.values():
+            assert [line for line in found if line in set(lines)] == lines
+        assert len(found) == sum(map(len, expected.values()))
+
+    def test_another_range_has_another_id(self, sources):
+        """No two batches of one sink are called the same, and the name fits where names go."""
+        append_batch(log_of(sources[0]), *range(10))
+        ids = {
+            bundles.read(sources, starts(sources), bytes_max=MIB, events_max=events_max).batch_id()
+            for events_max in range(1, 11)
+        }
+        assert len(ids) == 10
+        assert all(len(batch_id) <= 100 and batch_id.isalnum() for batch_id in ids)
+
+
+class TestFilter:
+    def test_types_and_keys_are_picked_by_facts(self, sources):
+        """A sink gets the events of its types and keys only; the lines are not looked at."""
+        log = log_of(sources[0])
+        append_batch(log, 1, 2, key_id="web", kind="track")
+        append_batch(log, 3, key_id="app", kind="track")
+        kinds = ["page", "track", "page"]
+        lines = [b'{"n":%d}\n' % number for number in (4, 5, 6)]
+        run = Run("web", "flat", 1, kinds, [len(line) for line in lines], ["a", "b", "c"])
+        log.append(b"".join(lines), 3, join([encode(run)]))
+        bundle = bundles.read(sources, starts(sources), bytes_max=MIB, events_max=100)
+
+        def picked(**options):
+            parts = Filter(**options).pick(bundle.slices)
+            return batch_of("x", parts).lines()
+
+        def numbered(*numbers: int) -> list[bytes]:
+            return [b'{"n":%d}\n' % number for number in numbers]
+
+        assert picked(types=frozenset({"track"})) == numbered(1, 2, 3, 5)
+        assert picked(key_ids=frozenset({"app"})) == numbered(3)
+        assert picked(types=frozenset({"page"}), key_ids=frozenset({"web"})) == numbered(4, 6)
+        assert picked(types=frozenset({"group"})) == []
+
+    def test_facts_stand_beside_their_lines(self, sources):
+        """A batch tells of each event what the journal knows, in the order of the lines."""
+        append_batch(log_of(sources[0]), 1, 2, key_id="web", kind="page")
+        bundle = bundles.read(sources, starts(sources), bytes_max=MIB, events_max=100)
+        batch = batch_of("x", bundle.slices)
+        assert [(fact.key_id, fact.type, fact.event_id, fact.length) for fact in batch.facts] == [
+            ("web", "page", "id-1", 8),
+            ("web", "page", "id-2", 8),
+        ]

@@ -1,0 +1,106 @@
+"""One dead sink touches nothing else: what happens when it lags too far."""
+
+import asyncio
+import json
+
+import pytest
+
+from segsrv.delivery import attempts
+from segsrv.delivery.set_aside import parts_of
+from segsrv.errors import JournalFull
+from segsrv.journal.reader import Reader
+from segsrv.settings import SinkTable
+from tests.delivery.test_station import (
+    DEAD_SINK_GRACE_S,
+    LINE_BYTES,
+    journal_files,
+    make_settings,
+    running,
+    stored,
+    submit,
+)
+from tests.waiting import until
+
+MIB = 1 << 20
+ENOUGH = 2 * MIB // LINE_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _retry_soon(monkeypatch):
+    monkeypatch.setattr(attempts, "RETRY_S_MIN", 0.005)
+
+
+def settings_with(tmp_path, **dead_options):
+    """Return settings of a live sink and a dead one of at most 1 MiB lag."""
+    (tmp_path / "dead").write_text("in the way")
+    dead = SinkTable(name="dead", url=f"file:{tmp_path}/dead", lag_bytes_max=MIB, **dead_options)
+    live = SinkTable(name="live", url=f"file:{tmp_path}/live")
+    return make_settings(tmp_path, sinks=(dead, live), shutdown_grace_s=DEAD_SINK_GRACE_S)
+
+
+async def test_refuse_stops_requests_until_the_sink_is_back(tmp_path):
+    """Beyond its limit events are refused with a reason that names the sink, and none is lost."""
+    taken = []
+    async with running(settings_with(tmp_path)) as station:
+
+        async def is_refused() -> bool:
+            try:
+                await submit(station, len(taken))
+            except JournalFull as error:
+                assert "dead" in str(error)
+                assert "lag_bytes_max" in str(error)
+                return True
+            taken.append(len(taken))
+            return False
+
+        async with asyncio.timeout(20):
+            while not await is_refused():
+                assert len(taken) < 10 * ENOUGH
+                await asyncio.sleep(0.01)
+        with pytest.raises(JournalFull):
+            station.commit.check()
+        await until(lambda: stored(tmp_path / "live") == taken)
+
+        (tmp_path / "dead").unlink()
+        await until(lambda: stored(tmp_path / "dead") == taken)
+        async with asyncio.timeout(20):
+            while await is_refused():
+                await asyncio.sleep(0.01)
+        await until(lambda: stored(tmp_path / "dead") == taken)
+
+
+async def test_set_aside_keeps_the_oldest_and_goes_on(tmp_path):
+    """Nobody else waits: requests are taken, the other sink gets all, the journal gets smaller."""
+    numbers = list(range(3 * ENOUGH))
+    async with running(settings_with(tmp_path, on_full="set_aside")) as station:
+        for number in numbers:
+            await submit(station, number)
+            await asyncio.sleep(0.005)
+        await until(lambda: stored(tmp_path / "live") == numbers)
+        await until(lambda: station.commit.held_bytes < 2 * MIB)
+        assert station.delivery.set_aside_bytes()["dead"][0] > MIB
+        (tmp_path / "dead").unlink()
+        await until(lambda: station.delivery.shippers[0].lag_bytes == 0)
+
+    (folder,) = (tmp_path / "data" / "set-aside").iterdir()
+    kept = []
+    for path, part in parts_of(folder):
+        (start, _skip), (end, _end_skip) = part["start"], part["end"]
+        chunk = Reader(path / "w0").read(start, bytes_max=end - start, end=end)
+        kept += [json.loads(line)["n"] for line in chunk.lines.splitlines()]
+    assert kept + stored(tmp_path / "dead") == numbers
+    assert len(journal_files(tmp_path)) <= 2
+
+
+async def test_what_is_set_aside_is_bounded(tmp_path, caplog):
+    """The oldest part goes first, counted and logged, and the folder stays within its limit."""
+    settings = settings_with(tmp_path, on_full="set_aside")
+    object.__setattr__(settings, "set_aside_bytes_max", 2 * MIB)
+    async with running(settings) as station:
+        for number in range(5 * ENOUGH):
+            await submit(station, number)
+            await asyncio.sleep(0.005)
+        await until(lambda: station.delivery.set_aside_bytes()["dead"][1] > 0)
+        held, _lost = station.delivery.set_aside_bytes()["dead"]
+        assert held <= 2 * MIB
+    assert "no room for what was set aside" in caplog.text

@@ -102,7 +102,7 @@ class FileSink:
         # that is planned but perhaps not stored. While it is, none of them is closed by the clock.
         self._busy = threading.Lock()
         self._open_files: set[str] = set()
-        self._is_in_flight = False
+        self._in_flight: Placement | None = None
         self._mark = ""
 
     async def check(self) -> None:
@@ -142,6 +142,8 @@ class FileSink:
 
     def _plan(self, batch: Batch, last: Placement, now: datetime) -> Placement:
         was = FileName.parse(last["file"]) if last else None
+        if last and last == self._in_flight:
+            self._take_back(last)
         if was is not None:
             self._learn(was.mark)
             if was.began.date() == now.date():
@@ -153,17 +155,17 @@ class FileSink:
             offset = last["offset"] + last["bytes"]
             if offset < self._file_bytes_max and _can_go_on(self.root / last["file"], offset):
                 placement |= {"file": last["file"], "offset": offset}
-        # A plan is only asked for when all before it is stored.
+        # A plan is only asked for when all before it is stored, or given up.
         self._close_files(self._open_files - {placement["file"]})
-        self._is_in_flight = True
+        self._in_flight = placement
         return placement
 
     def _send(self, batch: Batch, placement: Placement) -> None:
         if (name := FileName.parse(placement["file"])) is not None:
             self._learn(name.mark)
-        self._is_in_flight = True
+        self._in_flight = placement
         self._write(batch, placement)
-        self._is_in_flight = False
+        self._in_flight = None
 
     def _write(self, batch: Batch, placement: Placement) -> None:
         planned_bytes = placement["bytes"]
@@ -203,6 +205,12 @@ class FileSink:
             # Also when an earlier try made the file: it may have failed before this.
             sync_dir(path.parent)
 
+    def _take_back(self, placement: Placement) -> None:
+        """Cut off what a crash left of a batch that delivery has given up: it is kept elsewhere."""
+        path, offset = self.root / placement["file"], placement["offset"]
+        if _can_go_on(path, offset):
+            os.truncate(path, offset)
+
     def _learn(self, mark: str) -> None:
         """Find this writer's files of before the start; only a placement says who it is."""
         if mark != self._mark:
@@ -214,7 +222,7 @@ class FileSink:
         if not self._busy.acquire(blocking=False):
             return
         try:
-            if not self._is_in_flight:
+            if self._in_flight is None:
                 now = datetime.now(UTC)
                 self._close_files({file for file in self._open_files if self._is_over(file, now)})
         finally:

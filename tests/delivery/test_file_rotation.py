@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from segsrv.errors import SinkUnavailable
 from segsrv.sinks.file import FileSink
 from segsrv.sinks.file_compression import zstd
 from tests.delivery.stored_files import (
@@ -277,6 +278,30 @@ def take(path: Path, how: str) -> None:
             path.unlink()
 
 
+async def test_a_batch_that_was_given_up(tmp_path, monkeypatch):
+    """What a crash left of a batch that is put aside is cut off, so that it may come again."""
+    set_clock(monkeypatch, NOON)
+    async with opened(monkeypatch, tmp_path) as sink:
+        first = await put(sink, batch(1), {})
+        planned = await sink.plan(batch(2, 3), first)
+    path = tmp_path / "events" / planned["file"]
+    path.write_bytes(path.read_bytes() + batch(2, 3).content[:-3])
+    async with opened(monkeypatch, tmp_path) as sink:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "ftruncate", broken_disk)
+            with pytest.raises(SinkUnavailable):
+                await sink.send(batch(2, 3), planned)
+        placement = await put(sink, batch(4), planned)
+        assert is_closed(tmp_path, first)
+        await put(sink, batch(5), placement)
+
+    assert stored(tmp_path) == [b'{"n":1}\n', b'{"n":4}\n', b'{"n":5}\n']
+
+
+def broken_disk(*_arguments) -> None:
+    raise OSError(5, "Input/output error")
+
+
 async def test_a_file_deleted_while_it_is_written(tmp_path, monkeypatch):
     """What was written to a file that is gone by then is written to another one."""
     async with opened(monkeypatch, tmp_path) as sink:
@@ -290,7 +315,7 @@ async def test_a_file_deleted_while_it_is_written(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "fdatasync", delete_and_sync)
-            with pytest.raises(Exception, match="No such file"):
+            with pytest.raises(SinkUnavailable, match="No such file"):
                 await sink.send(batch(2), planned)
         await sink.send(batch(2), planned)
 

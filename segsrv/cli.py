@@ -23,6 +23,7 @@ from segsrv.http.cors import Cors
 from segsrv.settings import Settings, sources
 from segsrv.sinks import registry
 from segsrv.sinks.registry import Built
+from segsrv.sinks.stdout import StdoutSink
 from segsrv.tls import Certificate
 from segsrv.write_keys import key_path, with_file_keys, with_kept_key
 
@@ -98,7 +99,9 @@ def _serve(flags: argparse.Namespace) -> int:
             lines.append(f"  key file    {key_path(settings)}")
         if is_first_start:
             lines += ["", "A write key was made. Try it:", "", _curl(url, settings)]
-        print("\n".join(lines), flush=True)
+        # Where events go to the standard output, nothing else does.
+        is_taken = any(isinstance(built.sink, StdoutSink) for built in sinks)
+        print("\n".join(lines), flush=True, file=sys.stderr if is_taken else sys.stdout)
 
     return process.serve(settings, announce)
 

@@ -26,8 +26,11 @@ from segsrv.sinks.kind import Kind, SinkSpec
 
 GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
-_BUILT_IN = {"file": ("segsrv.sinks.file_kind", "FILE")}
-_DEFAULT_URLS = {"file": "file:"}
+_BUILT_IN = {
+    "file": ("segsrv.sinks.file_kind", "FILE"),
+    "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
+}
+_DEFAULT_URLS = {"file": "file:", "stdout": "stdout:"}
 """What has the plain name of its kind, where the short form names it."""
 
 T = TypeVar("T")

@@ -156,14 +156,17 @@ def _why(blocked: Path) -> str:
 
 async def _check_sinks(sinks: Sequence[Built]) -> None:
     for built in sinks:
-        timeout_s = built.config.send_timeout_s
+        where, timeout_s = built.config.where, built.config.send_timeout_s
+        limit = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with limit:
                 await built.sink.check()
-        except TimeoutError:
-            raise SinkUnavailable(
-                f"{built.config.where}: no answer within {timeout_s:g} s"
-            ) from None
+        except SegsrvError:
+            raise
+        except Exception as error:  # noqa: BLE001 - Whatever a stranger's code raises.
+            if limit.expired():
+                raise SinkUnavailable(f"{where}: no answer within {timeout_s:g} s") from None
+            raise SinkUnavailable(f"{where}: check failed with {registry.fault(error)}") from None
         finally:
             await built.sink.close()
 

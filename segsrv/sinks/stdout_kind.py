@@ -22,4 +22,4 @@ def _make(spec: SinkSpec) -> StdoutSink:
     )
 
 
-STDOUT = Kind(schemes=("stdout",), place=_place, make=_make, has_query=False)
+STDOUT = Kind(schemes=("stdout",), place=_place, make=_make, has_query=False, default_url="stdout:")

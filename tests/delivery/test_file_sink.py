@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from segsrv.delivery.cursor import CursorFile
 from segsrv.errors import SinkUnavailable
 from segsrv.files import write_all
-from segsrv.journal import cursor as cursors
 from segsrv.sinks import file as file_module
 from segsrv.sinks import file_compression
 from segsrv.sinks.file import FileSink
@@ -296,7 +296,7 @@ def _copy_at_each_step(patch, copy_all) -> None:
             write_all(fd, [data[offset : offset + 10]])
             copy_all()
 
-    patch.setattr(cursors, "save", around(cursors.save))
+    patch.setattr(CursorFile, "save", around(CursorFile.save))
     patch.setattr(file_module, "write_all", write_and_copy)
     patch.setattr(file_compression, "write_all", write_and_copy)
     for name in ("open_file", "sync_dir"):

@@ -94,10 +94,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory:
-        done = asyncio.run(
+        asyncio.run(
             run(Path(directory), rounds=options.rounds, seed=options.seed, flags=tuple(flags))
         )
-    print(f"seed {options.seed}, rounds {options.rounds}:", dict(done), "none lost, none doubled")
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))
+    report = f"seed {options.seed}, rounds {options.rounds}: {counts}; none lost, none doubled"
+    print(report)  # noqa: T201 - a command prints.
     return 0
 
 

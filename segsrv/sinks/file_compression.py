@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from segsrv.files import open_file, sync_dir, write_all
+from segsrv.files import open_file, publish, write_all
 from segsrv.sinks.file_names import COMPRESSED, TEMPORARY, Method
 
 if sys.version_info >= (3, 14):
@@ -63,11 +63,10 @@ def compress(path: Path, method: Method, should_stop: Callable[[], bool]) -> boo
         try:
             is_whole = _write(source, temporary, COMPRESSED[target.suffix], should_stop)
             if is_whole:
-                temporary.replace(target)
+                publish(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         if is_whole:
-            sync_dir(path.parent)
             path.unlink(missing_ok=True)
         return is_whole
     finally:
@@ -141,7 +140,6 @@ def _write(source: int, temporary: Path, method: Method, should_stop: Callable[[
         # What is kept for a time is kept from the last event on, not from the compression.
         with contextlib.suppress(PermissionError):
             os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
-        os.fsync(target)
     finally:
         os.close(target)
     return True

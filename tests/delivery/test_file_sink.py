@@ -299,7 +299,7 @@ def _copy_at_each_step(patch, copy_all) -> None:
     patch.setattr(CursorFile, "save", around(CursorFile.save))
     patch.setattr(file_module, "write_all", write_and_copy)
     patch.setattr(file_compression, "write_all", write_and_copy)
-    for name in ("open_file", "sync_dir"):
+    for name in ("open_file", "publish"):
         patch.setattr(file_compression, name, around(getattr(file_compression, name)))
     for name in ("replace", "unlink", "chmod"):
         patch.setattr(Path, name, around(getattr(Path, name)))

@@ -31,6 +31,7 @@ FLAGS = frozenset("RWF_DSYNC RWF_SYNC O_DSYNC O_SYNC".split())
 KEYWORDS = frozenset({"is_synced"})
 TESTS = (
     "tests/power/test_promises.py",
+    "tests/power/test_compressed_files.py",
     "tests/journal/test_slots.py",
     "tests/journal/test_cursor_file.py",
     "tests/power/test_losses.py",

@@ -217,6 +217,20 @@ class TestLeftOver:
 
         assert names(tmp_path) == [path.name + SUFFIXES[method]]
 
+    def test_what_another_process_has_just_done(self, tmp_path, monkeypatch, method):
+        """A file that another one compressed and removed before the lock was had is not again."""
+        path = closed_file(tmp_path)
+        lock = fcntl.flock
+
+        def remove_and_lock(*arguments) -> None:
+            path.unlink()
+            lock(*arguments)
+
+        monkeypatch.setattr(fcntl, "flock", remove_and_lock)
+        assert not compress(path, method, never)
+
+        assert names(tmp_path) == []
+
     async def test_files_that_are_no_closed_files_of_ours(self, tmp_path, monkeypatch, method):
         """Open files, links and names of others are left alone; retention knows no others too."""
         day = tmp_path / "events" / "2026-11-23"
@@ -230,11 +244,16 @@ class TestLeftOver:
         ]
         for name in others:
             closed_file(tmp_path, name=name)
-        (day / NAME.replace("12", "13")).symlink_to(day / "notes.ndjson")
         (day / NAME.replace("12", "14")).mkdir()
-        (tmp_path / "events" / "other").mkdir()
-        (tmp_path / "events" / "other" / NAME).write_bytes(b"{}\n")
-        (tmp_path / "events" / "2026-11-24").symlink_to(tmp_path / "events" / "other")
+        other = tmp_path / "events" / "other" / NAME
+        other.parent.mkdir()
+        other.write_bytes(b"{}\n")
+        other.chmod(0o440)
+        (tmp_path / "events" / "2026-11-24").symlink_to(other.parent)
+        link = day / NAME.replace("12", "13")
+        link.symlink_to(other)
+        for path in (other, link):
+            os.utime(path, (1_000, 1_000), follow_symlinks=False)
         before = names(tmp_path)
 
         options = {"file_total_bytes_max": 1, "file_retention_s": 1}

@@ -31,6 +31,7 @@ ROOMS = [
     "tls",
     "app",
     "process",
+    "commands",
     "cli",
     "__main__",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ import orjson
 from segsrv.errors import JournalFault, JournalFull
 from segsrv.files import (
     FILE_MODE,
+    file_version,
     is_full,
     make_dir,
     open_file,
@@ -21,6 +24,8 @@ from segsrv.files import (
 )
 
 FILES = 16
+FILES_MAX = 1_000
+OPEN_TRIES = 100
 NUMBER_DIGITS = 8
 TAIL_BYTES = 64 << 10
 
@@ -29,7 +34,8 @@ class DeadLetters:
     """Appends NDJSON lines to numbered files; the oldest goes when all take *bytes_max*.
 
     Belongs to one thread. Files are named `<prefix>-<number>.ndjson`. An object without a `time`
-    gets that of its writing.
+    gets that of its writing. A file is locked while lines are appended. Where a command holds the
+    lock to take letters out, the next file is begun: the server never waits for a command.
     """
 
     def __init__(
@@ -37,6 +43,7 @@ class DeadLetters:
     ) -> None:
         self.directory = directory
         self._prefix = prefix
+        self._bytes_max = bytes_max
         self._file_bytes_max = max(bytes_max // FILES, 1)
         self._file_mode = file_mode
         # The file that this process writes to, how many of its bytes are lines that were
@@ -61,8 +68,7 @@ class DeadLetters:
                 make_dir(self.directory, self._file_mode)
             if self._path is None:
                 self._mend_newest()
-            path = self._current()
-            fd = open_file(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, self._file_mode)
+            fd, path = self._open()
             try:
                 self._write(fd, path, data)
             finally:
@@ -95,11 +101,30 @@ class DeadLetters:
         is_ours = path == self._path and present >= self._size
         if is_ours and not self._has_failed and present == self._size:
             return present
-        size = self._size if is_ours and self._has_failed else _whole_bytes(fd)
+        size = self._size if is_ours and self._has_failed else whole_bytes(fd)
         os.ftruncate(fd, size)
         # Else a power cut could leave a part of it between parts of the lines that follow.
         os.fdatasync(fd)
         return size
+
+    def _open(self) -> tuple[int, Path]:
+        """Open the newest file and lock it; begin the next where it is full or locked."""
+        held: Path | None = None
+        for _ in range(OPEN_TRIES):
+            path = self._current(held)
+            fd = open_file(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, self._file_mode)
+            is_ready = False
+            try:
+                if not _is_locked(fd):
+                    held = path
+                elif os.fstat(fd).st_nlink:
+                    # Else a command has put another file in its place since it was opened.
+                    is_ready = True
+                    return fd, path
+            finally:
+                if not is_ready:
+                    os.close(fd)
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     def _mend_newest(self) -> None:
         """Remove what an earlier process left of lines, be the file continued or not.
@@ -107,27 +132,39 @@ class DeadLetters:
         After a power cut the rest of such a line may read as zeros; what is whole behind it stays.
         """
         for path in self._files()[-1:]:
-            data = path.read_bytes()
-            if b"\0" in data:
-                lines = data.split(b"\n")[:-1]
-                whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
-                replace_file(path, whole, file_mode=self._file_mode)
             fd = open_file(path, os.O_RDWR, self._file_mode)
             try:
-                self._cut(fd, path)
+                if not (_is_locked(fd) and os.fstat(fd).st_nlink):
+                    # A command is at it, which keeps whole lines only.
+                    continue
+                data = path.read_bytes()
+                if b"\0" in data:
+                    lines = data.split(b"\n")[:-1]
+                    whole = b"".join(line + b"\n" for line in lines if b"\0" not in line)
+                    replace_file(path, whole, file_mode=self._file_mode)
+                else:
+                    self._cut(fd, path)
             finally:
                 os.close(fd)
 
-    def _current(self) -> Path:
+    def _current(self, held: Path | None) -> Path:
+        """Return the file to append to, which is not *held*."""
         if self._has_failed and self._path is not None and self._path.exists():
             # It may hold what was refused.
+            if self._path == held:
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
             return self._path
         files = self._files()
-        if files and files[-1].stat().st_size < self._file_bytes_max:
+        if files and files[-1] != held and _bytes_of(files[-1]) < self._file_bytes_max:
             return files[-1]
-        for old in files[: -(FILES - 1)]:
-            old.unlink(missing_ok=True)
-        number = int(files[-1].stem.rpartition("-")[2]) + 1 if files else 1
+        # Files that were begun early are small, so their number alone says little.
+        total_bytes = sum(map(_bytes_of, files))
+        while len(files) >= FILES and (
+            total_bytes > self._bytes_max - self._file_bytes_max or len(files) >= FILES_MAX
+        ):
+            total_bytes -= _bytes_of(files[0])
+            files.pop(0).unlink(missing_ok=True)
+        number = number_of(files[-1]) + 1 if files else 1
         return self.directory / f"{self._prefix}-{number:0{NUMBER_DIGITS}d}.ndjson"
 
     def _files(self) -> list[Path]:
@@ -135,7 +172,21 @@ class DeadLetters:
         return sorted(self.directory.glob(f"{self._prefix}-{'[0-9]' * NUMBER_DIGITS}.ndjson"))
 
 
-def _whole_bytes(fd: int) -> int:
+def _is_locked(fd: int) -> bool:
+    """Lock *fd*, unless somebody else has; return whether that worked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def number_of(path: Path) -> int:
+    """Return the number in a file's name."""
+    return int(path.stem.rpartition("-")[2])
+
+
+def whole_bytes(fd: int) -> int:
     """Return where the last line ends, read from the end in pieces."""
     end = os.fstat(fd).st_size
     while end > 0:
@@ -145,6 +196,11 @@ def _whole_bytes(fd: int) -> int:
             return start + newline + 1
         end = start
     return 0
+
+
+def _bytes_of(path: Path) -> int:
+    version = file_version(path)
+    return version[1] if version else 0
 
 
 def _with_time(line: bytes) -> bytes:

@@ -137,7 +137,7 @@ class Settings:
     dedup_ids_max: int = option(
         10_000_000,
         "event ids remembered for each sink; the oldest leave first",
-        low=1_000,
+        low=100_000,
         high=100_000_000,
     )
     file_bytes_max: int = option(

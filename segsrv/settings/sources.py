@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ _FLAGS = {name: kind for name, kind in _KINDS.items() if kind.takes_text}
 _SPECS = {spec.name: spec for spec in dataclasses.fields(Settings)}
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Give *parser* one flag for each setting, and `--config`."""
+def add_flags(parser: argparse.ArgumentParser, names: Collection[str] | None = None) -> None:
+    """Give *parser* `--config` and one flag for each setting, or for those in *names*."""
     parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
     for name, kind in _FLAGS.items():
+        if names is not None and name not in names:
+            continue
         spec = _SPECS[name]
         again = "; repeat the flag for more than one" if kind.is_list else ""
         parser.add_argument(

@@ -94,7 +94,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory:
-        asyncio.run(
+        done = asyncio.run(
             run(Path(directory), rounds=options.rounds, seed=options.seed, flags=tuple(flags))
         )
     counts = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))

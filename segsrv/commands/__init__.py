@@ -1,0 +1,1 @@
+"""One thin module a command; `cli` parses the flags and calls `run`."""

@@ -1,0 +1,56 @@
+"""What several commands begin with: their flags, and the settings."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Sequence
+
+from segsrv.errors import DataDirUnusable
+from segsrv.settings import Settings, sources
+from segsrv.settings.key import Key
+from segsrv.write_keys import with_file_keys, with_kept_key
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Give *parser* `--config` and `--data-dir`; other settings come from file and environment."""
+    sources.add_flags(parser, names=("data_dir",))
+
+
+def load(flags: argparse.Namespace) -> Settings:
+    """Return the settings of a server whose data directory is there.
+
+    Raises:
+        SettingsError: They are wrong, as `serve` would find them.
+        DataDirUnusable: There is no such folder.
+
+    """
+    settings = sources.load(vars(flags), os.environ)
+    if not settings.data_dir.is_dir():
+        raise DataDirUnusable(f"data_dir={settings.data_dir}: there is no such folder")
+    return with_file_keys(settings)
+
+
+def guarded(run: Command) -> Command:
+    """Return *run* with what a disk refuses as an error of one line that names the file."""
+
+    @functools.wraps(run)
+    def guard(flags: argparse.Namespace) -> int:
+        try:
+            return run(flags)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise DataDirUnusable(f"{where}{error.strerror or error}") from error
+
+    return guard
+
+
+def known_keys(settings: Settings) -> Sequence[Key]:
+    """Return all keys; without that of the first start where it may not be read."""
+    with contextlib.suppress(DataDirUnusable):
+        settings = with_kept_key(settings)
+    return settings.all_keys()

@@ -1,0 +1,85 @@
+"""What a server would run, found out without changing anything; `serve` and `check` begin here."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from segsrv.delivery.journals import journal_dir
+from segsrv.errors import DataDirUnusable, SinkUnavailable
+from segsrv.files import obstacle
+from segsrv.geoip.databases import describe as describe_databases
+from segsrv.http.analytics_js import AnalyticsJs
+from segsrv.http.auth import Keyring
+from segsrv.http.cors import Cors
+from segsrv.settings import Settings, sources
+from segsrv.sinks import registry
+from segsrv.sinks.registry import Built
+from segsrv.tls import Certificate
+from segsrv.write_keys import key_path, with_file_keys, with_kept_key
+
+
+def verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
+    """Return the settings, with the keys of their file, if a server could start with them.
+
+    With them come their sinks, made and not opened.
+
+    The same for `serve` and `check`, and once for all workers: what is wrong is said in one line,
+    and before anything is made.
+    """
+    settings = with_file_keys(sources.load(vars(flags), os.environ))
+    workers = [journal_dir(settings) / f"w{number}" for number in range(settings.workers)]
+    for folder in (settings.data_dir, key_path(settings).parent, *workers):
+        if blocked := obstacle(folder):
+            raise DataDirUnusable(
+                f"data_dir={settings.data_dir}: {blocked} can't be written: {_why(blocked)}"
+            )
+    keys = with_kept_key(settings).all_keys()
+    sinks = registry.build(settings)
+    describe_databases(settings.geoip_db)
+    AnalyticsJs(settings, Keyring(keys), Cors(keys))
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        Certificate(settings.tls_cert, settings.tls_key)
+    return settings, sinks
+
+
+async def check_sinks(sinks: Sequence[Built]) -> None:
+    for built in sinks:
+        timeout_s = built.config.send_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await built.sink.check()
+        except TimeoutError:
+            raise SinkUnavailable(
+                f"{built.config.where}: no answer within {timeout_s:g} s"
+            ) from None
+        finally:
+            await built.sink.close()
+
+
+def describe(settings: Settings, sinks: Sequence[Built]) -> list[str]:
+    """Say what runs, without secrets."""
+    rows = {
+        "formats": "flat at /api/v1/segment, compat at /api/v1/segment/compat",
+        "keys": ", ".join(key.id for key in settings.all_keys()) or "none yet",
+        "sinks": ", ".join(f"{built.name} ({built.sink.describe()})" for built in sinks),
+        "geoip": ", ".join(map(str, settings.geoip_db)) or "none",
+        "durability": settings.durability,
+        "workers": str(settings.workers),
+        "data": str(settings.data_dir),
+    }
+    if settings.ops_listen:
+        rows["ops"] = f"http://{settings.ops_listen}"
+    return [f"  {name:<11} {value}" for name, value in rows.items()]
+
+
+def _why(blocked: Path) -> str:
+    """Return what the system would say to one who writes below *blocked*."""
+    if not blocked.is_dir():
+        return os.strerror(errno.ENOTDIR)
+    is_read_only = os.statvfs(blocked).f_flag & os.ST_RDONLY
+    return os.strerror(errno.EROFS if is_read_only else errno.EACCES)

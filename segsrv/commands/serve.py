@@ -1,0 +1,44 @@
+"""`segsrv serve`: take events in."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from segsrv import logs, process
+from segsrv.commands.preflight import describe, verified
+from segsrv.delivery.journals import journal_dir
+from segsrv.settings import Settings
+from segsrv.sinks.stdout import StdoutSink
+from segsrv.write_keys import key_path
+
+_EXAMPLE = (
+    '{"type":"track","event":"Hello","userId":"u1","context":{"ip":"81.2.69.142","userAgent":'
+    '"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}}'
+)
+
+
+def run(flags: argparse.Namespace) -> int:
+    settings, sinks = verified(flags)
+    logs.configure(settings.log_level)
+    has_own_key = not settings.all_keys()
+    # An earlier start that failed may have made the key, but it told nobody.
+    is_first_start = has_own_key and not journal_dir(settings).exists()
+
+    def announce(url: str, settings: Settings) -> None:
+        lines = [f"segsrv listening on {url}", *describe(settings, sinks)]
+        if has_own_key:
+            lines.append(f"  key file    {key_path(settings)}")
+        if is_first_start:
+            lines += ["", "A write key was made. Try it:", "", _curl(url, settings)]
+        # Where events go to the standard output, nothing else does.
+        is_taken = any(isinstance(built.sink, StdoutSink) for built in sinks)
+        print("\n".join(lines), flush=True, file=sys.stderr if is_taken else sys.stdout)
+
+    return process.serve(settings, announce)
+
+
+def _curl(url: str, settings: Settings) -> str:
+    reachable = url.replace("//0.0.0.0", "//127.0.0.1").replace("//[::]", "//[::1]")
+    secret = settings.all_keys()[0].secret
+    return f"curl -u '{secret}:' {reachable}/api/v1/segment -d '{_EXAMPLE}'"

@@ -1,0 +1,58 @@
+"""The configured sinks that a command sends to, each opened when it is first needed."""
+
+from __future__ import annotations
+
+from segsrv.commands.sending import Sender
+from segsrv.errors import SettingsError
+from segsrv.settings import Settings, SinkConfig
+from segsrv.sinks import registry
+
+
+class Targets:
+    """Belongs to one event loop, but is made outside of it; `close` gives up what was opened.
+
+    Raises:
+        SettingsError: They are wrong, or a secret can't be read.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._built = {built.name: built for built in registry.build(settings)}
+        self._open: dict[str, Sender] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._built
+
+    def limits(self, name: str) -> SinkConfig:
+        """Return how much the sink *name* takes at once, and what."""
+        return self._built[name].config
+
+    def check(self, flag: str, name: str) -> None:
+        """Make sure that there is a sink called *name*.
+
+        Raises:
+            SettingsError: There is none.
+
+        """
+        if name not in self:
+            known = ", ".join(self._built)
+            raise SettingsError(f"{flag}={name}: there is no such sink, expected one of {known}")
+
+    async def sender(self, name: str) -> Sender:
+        """Return what sends to the sink *name*, open.
+
+        Raises:
+            SinkUnavailable: It can't be opened.
+            SinkMisconfigured: It can't as it is configured.
+
+        """
+        if name not in self._open:
+            built = self._built[name]
+            sender = Sender(name, built.sink, timeout_s=built.config.send_timeout_s)
+            self._open[name] = sender
+            await sender.open()
+        return self._open[name]
+
+    async def close(self) -> None:
+        for sender in self._open.values():
+            await sender.sink.close()

@@ -1,0 +1,296 @@
+"""`segsrv journal`, beside a running server and without one."""
+
+import json
+
+import pytest
+
+from segsrv.cli import main
+from segsrv.commands import sending
+from segsrv.delivery.set_aside import parts_of
+from tests.journal.segment_logs import flip
+from tests.server_process import ServerProcess
+from tests.site import Site
+from tests.waiting import wait_until
+
+KEPT = ("--journal-retention-s", "3600")
+
+
+@pytest.fixture(autouse=True)
+def _in_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sending, "RETRY_S_MIN", 0.0)
+
+
+def server(tmp_path, *flags, keys=("web:test-key", "app:other-key")) -> ServerProcess:
+    return ServerProcess(tmp_path / "data", *flags, write_keys=keys)
+
+
+def post(process, count, *, kind="track", key="test-key", first=0) -> None:
+    batch = [
+        {"type": kind, "userId": "u", "event": "e", "properties": {"number": number}}
+        for number in range(first, first + count)
+    ]
+    assert Site(process).post({"batch": batch}, key=key).status == 200
+
+
+def report(capsys, *flags) -> dict:
+    capsys.readouterr()
+    assert main(["journal", "inspect", "--json", *flags]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def segments(tmp_path) -> list:
+    return sorted((tmp_path / "data" / "journal").glob("w*/*.segment"))
+
+
+def listing(root) -> dict:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+
+
+class TestInspect:
+    def test_events_by_key_format_and_type(self, tmp_path, capsys):
+        """Counted from the facts, for all workers, while the server runs."""
+        with server(tmp_path, *KEPT, "--workers", "2") as process:
+            post(process, 3)
+            post(process, 2, kind="page")
+            post(process, 4, key="other-key")
+            process.wait_for_events(9)
+            found = report(capsys, "--events")
+
+        assert {
+            (row["key"], row["format"], row["type"]): row["events"] for row in found["events"]
+        } == {
+            ("web", "flat", "track"): 3,
+            ("web", "flat", "page"): 2,
+            ("app", "flat", "track"): 4,
+        }
+        assert [row["journal"] for row in found["journals"]] == ["w0", "w1"]
+        assert all(len(row["id"]) == 32 for row in found["journals"])
+
+    @pytest.mark.parametrize(
+        ("flags", "events"),
+        [
+            (["--key-id", "web"], 5),
+            (["--type", "page", "--type", "screen"], 2),
+            (["--key-id", "app", "--type", "page"], 0),
+            (["--since", "1h"], 9),
+            (["--until", "1h"], 0),
+        ],
+    )
+    def test_filters(self, tmp_path, capsys, flags, events):
+        """By key, type and time; they count events without being asked to."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            post(process, 2, kind="page")
+            post(process, 4, key="other-key")
+            process.wait_for_events(9)
+
+        assert sum(row["events"] for row in report(capsys, *flags)["events"]) == events
+
+    def test_how_far_a_sink_is_behind(self, tmp_path, capsys):
+        """In events, bytes and seconds; nothing where all is delivered."""
+        (tmp_path / "blocked").write_text("")
+        (tmp_path / "segsrv.toml").write_text(
+            '[[sinks]]\nname = "live"\nurl = "file:live"\n'
+            '[[sinks]]\nname = "dead"\nurl = "file:blocked"\n'.replace(
+                '"file:', f'"file:{tmp_path}/'
+            )
+        )
+        flags = ("--config", str(tmp_path / "segsrv.toml"))
+        with server(tmp_path, *flags, "--shutdown-grace-s", "0") as process:
+            post(process, 5)
+
+            def behind() -> dict:
+                return {row["sink"]: row for row in report(capsys, *flags)["sinks"]}
+
+            wait_until(lambda: behind()["live"]["behind_events"] == 0)
+            rows = behind()
+        assert rows["dead"]["behind_events"] == 5
+        assert rows["dead"]["behind_bytes"] > rows["live"]["behind_bytes"] == 0
+        assert rows["dead"]["behind_s"] >= 0
+        assert behind()["dead"]["behind_events"] == 5
+
+    def test_tables_for_people(self, tmp_path, capsys):
+        """One for the journals, one for the sinks, one for the files."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            process.wait_for_events(3)
+        assert main(["journal", "inspect", "--segments", "--events"]) == 0
+
+        printed = capsys.readouterr().out
+        for header in ("JOURNAL  ID", "SINK  JOURNAL", "JOURNAL  SEGMENT", "KEY  FORMAT"):
+            assert header in printed
+        assert "test-key" not in printed
+
+    def test_nothing_changes(self, tmp_path, capsys):
+        """No command that looks writes a byte, or makes a folder."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            process.wait_for_events(3)
+        before = listing(tmp_path)
+        report(capsys, "--events", "--segments")
+        assert main(["journal", "verify"]) == 0
+        assert main(["dead-letter", "list"]) == 0
+
+        assert listing(tmp_path) == before
+
+    def test_before_the_first_start(self, tmp_path, capsys):
+        """An empty data directory has no journals."""
+        (tmp_path / "data").mkdir()
+        assert main(["journal", "inspect"]) == 0
+        assert capsys.readouterr().out == "no journals\n"
+        assert main(["journal", "verify"]) == 0
+
+
+class TestVerify:
+    def test_a_sound_journal(self, tmp_path, capsys):
+        """One line a journal, and 0, also beside the server that writes it."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            process.wait_for_events(3)
+            assert main(["journal", "verify"]) == 0
+        assert capsys.readouterr().out.startswith("w0: 1 segment, 3 events, ")
+
+    def test_a_damaged_one(self, tmp_path, capsys):
+        """A line for each piece, and 1."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            process.wait_for_events(3)
+        (path,) = segments(tmp_path)
+        flip(path, path.stat().st_size // 2)
+        assert main(["journal", "verify"]) == 1
+
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith(f"w0: {path.name}: damaged from position 64 on, ")
+        assert lines[1].endswith("1 fault")
+
+    def test_a_damaged_cursor(self, tmp_path, capsys):
+        """What delivery would find at the next start is said before."""
+        with server(tmp_path) as process:
+            post(process, 3)
+            process.wait_for_events(3)
+        path = tmp_path / "data" / "state" / "sinks" / "file.cursor"
+        flip(path, 20)
+        assert main(["journal", "verify", "--json"]) == 1
+
+        first = json.loads(capsys.readouterr().out.splitlines()[0])
+        assert first["fault"].startswith("state/sinks/file.cursor: damaged")
+
+
+class TestReplay:
+    def replay(self, *flags) -> int:
+        return main(["journal", "replay", *flags])
+
+    def test_what_was_delivered_is_sent_again(self, tmp_path, capsys):
+        """Only what is selected, beside the running server."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            post(process, 2, kind="page")
+            post(process, 4, key="other-key")
+            process.wait_for_events(9)
+            cursor = tmp_path / "data" / "state" / "sinks" / "file.cursor"
+            wait_until(lambda: report(capsys)["sinks"][0]["behind_events"] == 0)
+            before = cursor.read_bytes(), listing(tmp_path / "data" / "journal")
+            flags = ("--since", "1h", "--key-id", "web", "--type", "track")
+            assert self.replay("--sink", "file", *flags) == 0
+            assert capsys.readouterr().out == "delivered 3 events\n"
+            after = cursor.read_bytes(), listing(tmp_path / "data" / "journal")
+            assert after[1] == before[1]
+            post(process, 1)
+            process.wait_for_events(13)
+        stored = process.events()
+        assert len(stored) == 13
+        ids = [event["eventn_ctx_event_id"] for event in stored]
+        assert len(ids) - len(set(ids)) == 3
+
+    def test_the_lines_are_the_same(self, tmp_path):
+        """Byte for byte what was delivered before."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 50)
+            process.wait_for_events(50)
+        assert self.replay("--sink", "file", "--since", "1h") == 0
+
+        files = sorted((tmp_path / "data" / "events").rglob("*.ndjson"))
+        assert len(files) == 2
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+    def test_what_the_sink_gets_anyway_is_not_sent(self, tmp_path, capsys):
+        """Events that are still to be delivered do not come twice."""
+        (tmp_path / "blocked").write_text("")
+        sink = ("--sink", f"file:{tmp_path}/blocked")
+        with server(tmp_path, *sink, "--shutdown-grace-s", "0") as process:
+            post(process, 3)
+        (tmp_path / "blocked").unlink()
+        (tmp_path / "segsrv.toml").write_text(f'sink = ["file:{tmp_path}/blocked"]\n')
+        config = ("--config", "segsrv.toml")
+        name = report(capsys, *config)["sinks"][0]["sink"]
+        assert self.replay(*config, "--sink", name, "--since", "1h") == 0
+
+        assert capsys.readouterr().out == "delivered 0 events\n"
+        assert not (tmp_path / "blocked").exists()
+
+    @pytest.mark.parametrize(
+        ("flags", "part"),
+        [
+            (["--since", "1h"], "--sink"),
+            (["--sink", "nowhere", "--since", "1h"], "--sink=nowhere"),
+            (["--sink", "file"], "--since"),
+            (["--sink", "file", "--since", "yesterday"], "--since=yesterday"),
+            (["--sink", "file", "--since", "1h", "--until", "2h"], "--until=2h"),
+            (["--sink", "file", "--set-aside", "--since", "1h"], "--set-aside"),
+        ],
+    )
+    def test_a_wrong_flag_is_one_line(self, tmp_path, capsys, flags, part):
+        """Nothing is sent by accident."""
+        (tmp_path / "data").mkdir()
+        assert self.replay(*flags) == 2
+
+        printed = capsys.readouterr().err
+        assert part in printed
+        assert printed.count("\n") == 1
+
+
+class TestSetAside:
+    def test_what_was_set_aside_is_sent_and_deleted(self, tmp_path, capsys):
+        """The sink that was down has every event once when all is done."""
+        (tmp_path / "late").write_text("in the way")
+        (tmp_path / "segsrv.toml").write_text(
+            f'[[sinks]]\nname = "late"\nurl = "file:{tmp_path}/late"\n'
+            'on_full = "set_aside"\nlag_bytes_max = 1048576\nretry_s_max = 0.1\n'
+        )
+        flags = ("--config", str(tmp_path / "segsrv.toml"))
+        folder = tmp_path / "data" / "set-aside"
+        total = 0
+        with server(tmp_path, *flags, "--journal-segment-bytes-max", "65536") as process:
+
+            def is_set_aside() -> bool:
+                return folder.is_dir() and any(
+                    True for kept in folder.iterdir() for _part in parts_of(kept)
+                )
+
+            while not is_set_aside():
+                assert total < 60_000
+                post(process, 500, first=total)
+                total += 500
+            found = report(capsys, *flags)
+            assert found["set_aside"][0]["set_aside_for"] == "late"
+            assert main(["journal", "verify", *flags]) == 0
+
+            (tmp_path / "late").unlink()
+            wait_until(lambda: report(capsys, *flags)["sinks"][0]["behind_events"] == 0)
+            assert len(numbers(tmp_path / "late")) < total
+            assert self.replay(*flags) == 0
+        assert sorted(numbers(tmp_path / "late")) == list(range(total))
+        assert [list(parts_of(kept)) for kept in folder.iterdir()] == [[]]
+        assert list((tmp_path / "data" / "journal").rglob("*.damaged-*")) == []
+
+    def replay(self, *flags) -> int:
+        return main(["journal", "replay", "--sink", "late", "--set-aside", *flags])
+
+
+def numbers(folder) -> list[int]:
+    return [
+        json.loads(line)["number"]
+        for path in sorted(folder.rglob("*.ndjson"))
+        for line in path.read_bytes().splitlines()
+    ]

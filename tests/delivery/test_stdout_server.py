@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from segsrv.errors import SinkClosed
 from tests.command import segsrv
 from tests.delivery.pipes import Pipe
 from tests.faults.crashes import worker_pids
@@ -57,20 +58,35 @@ class TestLines:
         assert "segsrv listening on" in server.stderr
         assert "sinks       stdout (stdout:)" in server.stderr
 
-    def test_head_gets_what_it_asks_for(self, tmp_path, pipe):
-        """In a shell's pipe, the first lines come out whole; what is left stays in the journal."""
+    @pytest.mark.parametrize(
+        "flags",
+        [(), ("--delivery=process",), ("--workers=2",), ("--workers=2", "--delivery=thread")],
+        ids=" ".join,
+    )
+    def test_head_gets_what_it_asks_for(self, tmp_path, pipe, flags):
+        """In a shell's pipe, the first lines come out whole; the server ends when it may write no
+        more, with a status and a line of its own, and keeps what is left.
+        """
         head = subprocess.Popen(
             ["head", "-n", "3"], stdin=pipe.reader, stdout=subprocess.PIPE, text=True
         )
         pipe.close_reader()
-        with head, ServerProcess(tmp_path / "data", *FLAGS, stdout=pipe.writer) as server:
+        long_grace = "--shutdown-grace-s=60"
+        with (
+            head,
+            ServerProcess(
+                tmp_path / "data", *FLAGS, *flags, long_grace, stdout=pipe.writer
+            ) as server,
+        ):
             pipe.close_writer()
             ids = post(Site(server), 3)
             lines = head.communicate(timeout=30)[0].splitlines()
-            assert [id_of(json.loads(line)) for line in lines] == ids
+            assert sorted(id_of(json.loads(line)) for line in lines) == sorted(ids)
             (late,) = post(Site(server), 1)
-            wait_until(lambda: "nobody reads it any more" in server.stderr or server.exit_code)
-        held = b"".join(path.read_bytes() for path in tmp_path.glob("data/journal/*/*.*"))
+            wait_until(lambda: server.exit_code is not None)
+        assert server.exit_code == SinkClosed.exit_code == 4
+        assert "segsrv: stdout: nobody reads it any more; the events that were" in server.stderr
+        held = b"".join(path.read_bytes() for path in tmp_path.glob("data/journal/*/*.segment"))
         assert late.encode() in held
 
     def test_after_a_kill_every_event_comes_out(self, tmp_path, pipe):

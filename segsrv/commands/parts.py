@@ -8,6 +8,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 
+from segsrv.delivery.journals import journal_dir
 from segsrv.errors import DataDirUnusable
 from segsrv.settings import Settings, sources
 from segsrv.settings.key import Key
@@ -47,6 +48,21 @@ def guarded(run: Command) -> Command:
             raise DataDirUnusable(f"{where}{error.strerror or error}") from error
 
     return guard
+
+
+def check_user(settings: Settings) -> None:
+    """Make sure that what a sink writes is the server's, too.
+
+    Raises:
+        DataDirUnusable: The server is another user. A folder that this one makes beside the
+            server's events could be closed to it.
+
+    """
+    folder, user = journal_dir(settings), os.geteuid()
+    if folder.is_dir() and (owner := folder.stat().st_uid) != user:
+        raise DataDirUnusable(
+            f"{folder}: belongs to user {owner}, and this is {user}; run it as the server's user"
+        )
 
 
 def known_keys(settings: Settings) -> Sequence[Key]:

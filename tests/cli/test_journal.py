@@ -8,6 +8,8 @@ import pytest
 from segsrv.cli import main
 from segsrv.commands import sending
 from segsrv.delivery.set_aside import parts_of
+from segsrv.errors import SinkRejected
+from segsrv.sinks.file import FileSink
 from tests.journal.segment_logs import flip
 from tests.server_process import ServerProcess
 from tests.site import Site
@@ -260,6 +262,37 @@ class TestReplay:
         lines = capsys.readouterr().err.splitlines()
         assert all("run it as the server's user" in line for line in lines)
         assert len(lines) == 2
+
+    def test_what_is_refused_becomes_letters(self, tmp_path, monkeypatch, capsys):
+        """The sink refuses one of them; it waits as a dead letter, the others are there."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 5)
+            process.wait_for_events(5)
+        send = FileSink.send
+
+        async def picky(self, batch, placement):
+            if any(b'"number":3' in line for line in batch.lines()):
+                raise SinkRejected("too odd")
+            await send(self, batch, placement)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FileSink, "send", picky)
+            assert self.replay("--sink", "file", "--since", "1h", "--json") == 1
+        printed = capsys.readouterr()
+        assert json.loads(printed.out)["delivered"] == 4
+        assert "refused, and kept as dead letters: 1 event" in printed.err
+        main(["dead-letter", "list", "--json"])
+        row = json.loads(capsys.readouterr().out)
+        assert (row["reason"], row["sink"], row["key"], row["letters"]) == (
+            "sink_rejected",
+            "file",
+            "web",
+            1,
+        )
+
+        assert main(["dead-letter", "replay"]) == 0
+        events = tmp_path / "data" / "events"
+        assert sorted(numbers(events)) == sorted([*range(5), *range(5)])
 
     def test_a_damaged_journal(self, tmp_path, capsys):
         """What can be read is sent, and the status says that it is not all."""

@@ -67,12 +67,7 @@ def create_app(
     user_agents = UserAgents(
         entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
     )
-    databases = Databases(
-        settings.geoip_db,
-        entries_max=settings.geoip_cache_entries_max,
-        copy_dir=settings.data_dir / "state",
-        file_mode=int(settings.file_mode, 8),
-    )
+    databases = _databases(settings)
     pipeline = Pipeline(
         event_bytes_max=settings.event_bytes_max,
         parse_user_agent=user_agents.parse,
@@ -111,6 +106,15 @@ def create_app(
         tally,
     )
     return app
+
+
+def _databases(settings: Settings) -> Databases:
+    return Databases(
+        settings.geoip_db,
+        entries_max=settings.geoip_cache_entries_max,
+        copy_dir=settings.data_dir / "state",
+        file_mode=int(settings.file_mode, 8),
+    )
 
 
 def _peers(settings: Settings, worker: int) -> Peers:

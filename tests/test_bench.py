@@ -274,3 +274,16 @@ class TestSaturate:
         samples = orjson.loads(report.read_bytes())["samples"]
         assert [one["server"] for one in samples] == ["orjson loads+dumps", "baseline", "fsync"]
         assert samples[2]["events_stored"] == samples[2]["events_acknowledged"] > 0
+
+
+class TestDedup:
+    async def test_it_measures_what_is_right(self, tmp_path):
+        """A short run fills an index and SQLite, checks every judgement, and leaves no file."""
+        command = [BENCH / "dedup.py", "--ids", "20000", "--scratch", tmp_path]
+        bench = await asyncio.create_subprocess_exec(
+            sys.executable, *command, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await bench.communicate()
+        assert bench.returncode == 0
+        assert len(re.findall(r"\| index \||\| SQLite \|", output.decode())) == 6
+        assert list(tmp_path.iterdir()) == []

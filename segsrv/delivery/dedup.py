@@ -77,7 +77,7 @@ class DedupIndex:
     For each batch: `judge`, `sync`, then save the cursor that covers it, then `settle`. Counters
     are of this process: `duplicates`; `evicted_early`, records that left within their window since
     newer ones needed their place; `unrecorded`, events kept without a record since the disk took
-    none; `damaged`, records that were lost to damage, and `set_aside`, files.
+    none; `damaged`, records that damage or a power cut made unreadable, and `set_aside`, files.
     """
 
     def __init__(
@@ -295,7 +295,7 @@ class DedupIndex:
 
     def _evict(self) -> None:
         """Delete the oldest part while the others hold `ids_max`."""
-        while self._parts and self.ids >= self._ids_max:
+        while self._parts and self.ids - self._parts[0].count >= self._ids_max:
             part = self._parts.pop(0)
             if part in self._probed:
                 self._probed.remove(part)
@@ -310,7 +310,7 @@ class DedupIndex:
     def _load(self) -> None:
         """Read the parts; the newest one says which secret the others must have."""
         self._remove_leftovers()
-        for path in sorted(_listed(self._directory, "*.ids"), reverse=True):
+        for path in reversed(self._listed("*.ids")):
             if not path.stem.isascii() or not path.stem.isdigit():
                 continue
             self._next_number = max(self._next_number, int(path.stem) + 1)
@@ -334,13 +334,20 @@ class DedupIndex:
 
     def _remove_leftovers(self) -> None:
         """Remove files that a crash left unfinished, and tables without records."""
-        leftovers = _listed(self._directory, "*.tmp")
-        for table in _listed(self._directory, "*.table"):
+        leftovers = self._listed("*.tmp")
+        for table in self._listed("*.table"):
             if not table.with_suffix(".ids").exists():
                 leftovers.append(table)
         for path in leftovers:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+    def _listed(self, pattern: str) -> list[Path]:
+        try:
+            return sorted(self._directory.glob(pattern))
+        except OSError as error:
+            self._failed(error)
+            return []
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         self.set_aside += 1
@@ -352,7 +359,7 @@ class DedupIndex:
         )
         with contextlib.suppress(OSError):
             path.replace(aside)
-        for older in sorted(_listed(self._directory, "*.damaged"))[:-SET_ASIDE_MAX]:
+        for older in self._listed("*.damaged")[:-SET_ASIDE_MAX]:
             with contextlib.suppress(OSError):
                 older.unlink()
 
@@ -378,10 +385,3 @@ class DedupIndex:
 
 def _seconds(received_ms: int) -> int:
     return min(max(received_ms // 1000, 0), UINT32)
-
-
-def _listed(directory: Path, pattern: str) -> list[Path]:
-    try:
-        return list(directory.glob(pattern))
-    except OSError:
-        return []

@@ -60,9 +60,12 @@ def begin(
     """Make the file of an empty part, with room for all its records.
 
     Raises:
-        OSError: It can't be made; there is no file then.
+        OSError: It can't be made, or is there already.
 
     """
+    if os.path.lexists(path):
+        # The folder could not be listed when the index was opened.
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     size = HEADER.size + capacity * RECORD_BYTES
     disk = os.statvfs(path.parent)
     free = disk.f_bavail * disk.f_frsize
@@ -133,7 +136,12 @@ class Part:
         """Append a record; *slot* is the empty one at which the lookup of *identity* ended."""
         fields = RECORD.pack(identity, origin, received_s)
         self._pending.append(fields + zlib.crc32(fields).to_bytes(4, "little"))
-        self._count(slot, identity[7], received_s, self.count + 1)
+        if not self.count or received_s < self.oldest_s:
+            self.oldest_s = received_s
+        if not self.count or received_s > self.newest_s:
+            self.newest_s = received_s
+        self.count += 1
+        self.table[slot] = identity[7] << 24 | self.count
 
     def record(self, entry: int) -> Record | None:
         """Return the record of a table's *entry*; None if it is damaged.
@@ -196,34 +204,33 @@ class Part:
         self._table_path.unlink(missing_ok=True)
         self.path.unlink()
 
-    def _count(self, slot: int, tag: int, received_s: int, number: int) -> None:
-        self.table[slot] = tag << 24 | number
-        if not self.count or received_s < self.oldest_s:
-            self.oldest_s = received_s
-        if not self.count or received_s > self.newest_s:
-            self.newest_s = received_s
-        self.count = number
-
     def _load_records(self) -> None:
         """Read the records, and make the table of those that are whole."""
         data = os.pread(self._fd, self.capacity * RECORD_BYTES, HEADER.size).rstrip(b"\0")
         view = memoryview(data + bytes(-len(data) % RECORD_BYTES))
-        table, mask, size = self.table, self.mask, RECORD.size
-        number = 0
+        table, mask, crc32 = self.table, self.mask, zlib.crc32
         damaged: list[int] = []
+        times: list[int] = []
+        start = number = 0
         for word, received_s, crc in struct.iter_unpack("<Q16xII", view):
-            start = number * RECORD_BYTES
             number += 1
-            if zlib.crc32(view[start : start + size]) != crc:
+            if crc32(view[start : start + RECORD.size]) == crc:
+                slot = word & mask
+                while table[slot]:
+                    slot = slot + 1 & mask
+                table[slot] = word >> 56 << 24 | number
+                times.append(received_s)
+            else:
                 damaged.append(number)
-                continue
-            slot = word & mask
-            while table[slot]:
-                slot = slot + 1 & mask
-            self._count(slot, word >> 56, received_s, number)
-        # Those after the last whole one were being written when the power went, and are written
+            start += RECORD_BYTES
+        # Those after the last whole one were being written when the power went; they are written
         # over.
-        self.damaged = sum(lost < self.count for lost in damaged)
+        while damaged and damaged[-1] == number:
+            damaged.pop()
+            number -= 1
+        self.damaged = len(damaged)
+        self.count = number
+        self.oldest_s, self.newest_s = min(times, default=0), max(times, default=0)
 
     def _load_table(self) -> bool:
         """Read the table from its file; say whether that is one of these records."""

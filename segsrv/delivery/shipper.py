@@ -25,7 +25,9 @@ from segsrv.sinks.base import Batch, Placement, Sink
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 1.0
-"""How long after the last batch the cursor's other slot says the same, for more to be released."""
+SETTLE_BYTES_MAX = 256 << 10
+"""When the cursor's other slot gets to say that all is delivered, so that the journals let go of
+it: so long after the last batch, or at once if it is more."""
 OPEN_POLL_S = 0.05
 POLL_S = 0.25
 """A wake-up from another process could be missed for so long."""
@@ -277,7 +279,9 @@ class Shipper:
                 await self._save()
             if self._stopping.is_set():
                 return False
-            if time.monotonic() >= settled_at and not self._cursor_file.is_settled:
+            if not self._cursor_file.is_settled and (
+                time.monotonic() >= settled_at or self._unreleased_bytes() > SETTLE_BYTES_MAX
+            ):
                 await self._save()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
@@ -288,6 +292,11 @@ class Shipper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._limits.interval_s)
         return True
+
+    def _unreleased_bytes(self) -> int:
+        return sum(
+            self.mark(source).position - self.floor(source) for source in self._sources.values()
+        )
 
     async def _step(self) -> None:
         """Deliver one batch."""

@@ -15,6 +15,9 @@ from segsrv.events.tolerant import mended
 TOLERANT_BYTES_MAX = 1 << 20
 """More than any SDK's batch. To mend a body takes several times as long as to read it."""
 
+OUT_OF_MEMORY = "Not enough memory"
+"""How orjson's text begins where it calls a lack of memory a fault of the JSON."""
+
 
 @dataclass(slots=True)
 class Payload:
@@ -61,10 +64,11 @@ def parsing(
     Raises:
         BadRequest: The body is no JSON object, or its batch is no list, too long or shares too
             much.
+        MemoryError: There is not enough memory, which says nothing of the body.
 
     """
     try:
-        data = orjson.loads(body)
+        data = _loads(body)
     except orjson.JSONDecodeError as error:
         data = yield from _parse_tolerantly(body, error)
     if takes_array and data.__class__ is list:
@@ -84,6 +88,15 @@ def parsing(
         raise BadRequest(f'"batch" must be an array, not {_kind(batch)}', code="invalid_batch")
     _check_length(batch, batch_events_max)
     return _batch_payload(data, batch, batch_shared_bytes_max)
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith(OUT_OF_MEMORY):
+            raise MemoryError(error.msg) from None
+        raise
 
 
 def _check_length(batch: list[Any], events_max: int) -> None:
@@ -162,7 +175,7 @@ def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Generator[
     body = yield from mended(body)
     yield
     try:
-        return orjson.loads(body)
+        return _loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(text, code="invalid_json") from error
 

@@ -22,6 +22,7 @@ from segsrv.http.body import BodyReader
 from segsrv.http.body_shape import check_shape
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
+from segsrv.http.memory import check_memory, out_of_memory
 from segsrv.http.paths import Target
 from segsrv.http.tally import Handler, Seldom, Tally
 from segsrv.http.turns import Turns
@@ -121,7 +122,7 @@ class Ingest:
         origin = origin_of(request)
         caller = Caller()
         try:
-            delete_cookie = await take(caller)
+            delete_cookie = await _take_or_run_out(take, caller)
         except SegsrvError as error:
             self._tally.refused(error, kind, caller.key_id, request)
             answer = answers.error(
@@ -209,6 +210,8 @@ class Ingest:
         # Asked before the work is done: what is stored has about the size of what was sent.
         commit.check_room(min(len(body), ROOM_BYTES_MAX))
         yield from check_values(body, settings.body_values_max)
+        if len(body) > SMALL_BYTES_MAX:
+            check_memory(body)
         payload = yield from parsing(
             body,
             batch_events_max=settings.batch_events_max,
@@ -272,6 +275,16 @@ def _run(key: Key, target: Target, outcome: Outcome) -> bytes:
             outcome.ids,
         )
     )
+
+
+async def _take_or_run_out(take: Callable[[Caller], Awaitable[bool]], caller: Caller) -> bool:
+    """Do *take*; where memory runs out, the client is to send its events again."""
+    try:
+        return await take(caller)
+    except MemoryError:
+        # Without the error: it holds the frames, and with them what there was no memory for.
+        pass
+    raise out_of_memory()
 
 
 def _at_once(steps: Generator[None, None, Outcome]) -> Outcome:

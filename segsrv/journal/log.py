@@ -7,8 +7,9 @@ changed, and on the lock.
 
 Rules:
 - A frame is acknowledged only after `append` returned. What a failed write left is cut off again,
-  and the next write begins a new file under a name that was never used: what could not be cut off
-  lies beyond that file's first position, and so stays refused, as soon as a later write succeeds.
+  and the next write begins a new file right behind the last acknowledged byte: what could not be
+  cut off lies beyond that file's first position, and so stays refused, as soon as a later write
+  succeeds. A file that holds nothing acknowledged is deleted, or else given up with its name.
 - The last segment is checked when the journal is opened, see `recovery.py`.
 - A start goes on behind the last whole frame, at a position not below any cursor, so that nothing
   new can be taken for something delivered.
@@ -40,7 +41,7 @@ from segsrv.journal.segments import (
     pack_header,
     segment_path,
 )
-from segsrv.journal.spare_file import SpareFile
+from segsrv.journal.spare_files import SpareFiles
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +81,12 @@ class SegmentLog:
         self.end = position_min
         self._file_mode = file_mode
         self._view = View((), None)
-        self._base_min = 0
         self._stale: Segment | None = None
         self._fd = self._dir_fd = -1
         self._space_checked_s = self._lock_checked_s = -CHECK_INTERVAL_S
         make_dir(directory, file_mode)
         self._lock_fd = lock.take(directory / LOCK, file_mode)
-        self._spare = SpareFile()
+        self._spare = SpareFiles()
         self._aside = Aside(directory, file_mode=file_mode)
         self._pieces = Pieces(self._aside, self._spare)
         try:
@@ -281,7 +281,7 @@ class SegmentLog:
 
     def _make_file(self) -> tuple[int, int]:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
-        base = max(self.end, self._base_min)
+        base = self.end if self._stale is None else self._stale.end
         for _try in range(NAMES_TRIED_MAX):
             path = segment_path(self.directory, base)
             try:
@@ -304,14 +304,14 @@ class SegmentLog:
             if newest.end > newest.base:
                 os.ftruncate(self._fd, newest.end - newest.base)
             else:
-                # Not cut off and written to again: its name is given up with it.
-                self._base_min = newest.start
-                self._stale = newest._replace(end=newest.start)
+                # Another file of the name is a fresh one.
                 self.check_lock()
                 newest.path.unlink(missing_ok=True)
-                self._stale = None
         except OSError as error:
             logger.error("journal: can't cut off a failed write: %s", error)  # noqa: TRY400
+            if newest.end == newest.base:
+                # It stays, as one without frames: the next begins right behind its header.
+                self._stale = newest._replace(end=newest.start)
         self._spare.close(self._fd)
         self._fd = -1
 

@@ -27,7 +27,7 @@ from segsrv.journal.segments import (
     open_segment,
     unpack_header,
 )
-from segsrv.journal.spare_file import SpareFile
+from segsrv.journal.spare_files import SpareFiles
 
 SETTLED_NS = 100_000_000
 """A folder's time is that of a clock's tick; one that is younger may be changed without a trace."""
@@ -161,7 +161,7 @@ class Folder:
 class Pieces:
     """From a view of segments to chunks; opens a file for each segment that it passes."""
 
-    def __init__(self, aside: Aside, spare: SpareFile | None = None) -> None:
+    def __init__(self, aside: Aside, spare: SpareFiles | None = None) -> None:
         self._aside = aside
         self._spare = spare
 

@@ -135,7 +135,7 @@ class Settings:
     dedup_ids_max: int = option(
         10_000_000,
         "event ids remembered for each sink; the oldest leave first",
-        low=1_000,
+        low=100_000,
         high=100_000_000,
     )
     file_bytes_max: int = option(
@@ -275,7 +275,9 @@ def _check_sinks(settings: Settings) -> None:
     for sink in settings.sinks:
         for key_id in sink.key_ids:
             if key_id in secrets:
-                raise SettingsError(f"sinks.{sink.name}.key_ids: a secret; give the key's id")
+                raise SettingsError(
+                    f"sinks.{sink.name}.key_ids: holds the secret of a key; give its id"
+                )
             if key_id not in known:
                 raise SettingsError(
                     f"sinks.{sink.name}.key_ids={key_id[:ID_CHARS_MAX]}: no key has this id"

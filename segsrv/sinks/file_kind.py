@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from segsrv.settings.fields import option
+from segsrv.settings.sink import DEFAULT_SINK
 from segsrv.sinks.file import FileSink, root_of
 from segsrv.sinks.kind import Kind, SinkSpec
 
@@ -38,5 +39,12 @@ def _make(spec: SinkSpec) -> FileSink:
     )
 
 
-# A path may have a question mark in it.
-FILE = Kind(schemes=("file",), place=_place, make=_make, options=FileOptions, has_query=False)
+FILE = Kind(
+    schemes=("file",),
+    place=_place,
+    make=_make,
+    options=FileOptions,
+    # A path may have a question mark in it.
+    has_query=False,
+    default_url=DEFAULT_SINK,
+)

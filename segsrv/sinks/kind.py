@@ -48,7 +48,9 @@ class Kind:
     SettingsError for what is wrong in the URL or the options.
 
     `options` is a dataclass: the names and types of its fields are those of the options, in TOML
-    and, unless `has_query` is false, as parameters of the URL. `secrets` are names.
+    and, unless `has_query` is false, as parameters of the URL. `secrets` are names. A sink of the
+    short form that leads to where `default_url` does has the kind's name, others the place's hash
+    behind it.
     """
 
     schemes: tuple[str, ...]
@@ -57,3 +59,4 @@ class Kind:
     options: type = NoOptions
     secrets: tuple[str, ...] = ()
     has_query: bool = True
+    default_url: str = ""

@@ -27,8 +27,6 @@ from segsrv.sinks.kind import Kind, SinkSpec
 GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
 _BUILT_IN = {"file": ("segsrv.sinks.file_kind", "FILE")}
-_DEFAULT_URLS = {"file": "file:"}
-"""What has the plain name of its kind, where the short form names it."""
 
 T = TypeVar("T")
 
@@ -111,14 +109,20 @@ def resolve(settings: Settings) -> list[Named]:
     return list(found.values())
 
 
+def fault(error: Exception) -> str:
+    """Say what a sink raised and where, without its text, which may hold a part of a secret."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}"
+
+
 def _named(config: SinkConfig, settings: Settings) -> tuple[Named, tuple[str, str]]:
     """Return *config* with its names, and the place that it leads to."""
     kind = _kind_of(config)
     spec = _spec(config, kind, settings)
     place = _asked(kind.place, spec)
     name = kind.schemes[0]
-    default = _DEFAULT_URLS.get(name)
-    if default is None or place != _asked(kind.place, replace(spec, url=default)):
+    default_url = kind.default_url
+    if not default_url or place != _asked(kind.place, replace(spec, url=default_url)):
         name += f"-{_digest(place)}"
     cursor_name = name
     if config.is_table and config.name != name:
@@ -238,9 +242,5 @@ def _asked(ask: Callable[[SinkSpec], T], spec: SinkSpec) -> T:
     except SegsrvError:
         raise
     except Exception as error:  # noqa: BLE001 - Whatever a stranger's code raises.
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        # Not its text, and not chained: both may hold a part of the URL.
-        raise SettingsError(
-            f"{spec.where}: its kind failed with {type(error).__name__} "
-            f"at {Path(at.filename).name}:{at.lineno}"
-        ) from None
+        # Not chained: the error may hold a part of the URL.
+        raise SettingsError(f"{spec.where}: its kind failed with {fault(error)}") from None

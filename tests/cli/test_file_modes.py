@@ -31,7 +31,7 @@ def write_all_kinds(site: Site, key: str) -> None:
     assert site.dead_letters()
     state = site.process.data_dir / "state"
     wait_until(lambda: len(list(state.glob("metrics/w?.json"))) == 2)
-    wait_until(lambda: list(state.glob("w?-file.json")))
+    wait_until(lambda: list(state.glob("sinks/file.cursor")))
 
 
 def damage_journal(data_dir) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from segsrv.delivery.cursor import CursorFile
 from segsrv.errors import SinkUnavailable
 from segsrv.files import write_all
-from segsrv.journal import cursor as cursors
 from segsrv.sinks import file as file_module
 from segsrv.sinks.base import Batch
 from segsrv.sinks.file import FileSink
@@ -285,7 +285,7 @@ class TestCrash:
 
 
 def _copy_at_each_step(patch, copy_all) -> None:
-    save = cursors.save
+    save = CursorFile.save
 
     def save_and_copy(*arguments) -> None:
         copy_all()
@@ -299,7 +299,7 @@ def _copy_at_each_step(patch, copy_all) -> None:
             write_all(fd, [data[offset : offset + 10]])
             copy_all()
 
-    patch.setattr(cursors, "save", save_and_copy)
+    patch.setattr(CursorFile, "save", save_and_copy)
     patch.setattr(file_module, "write_all", write_and_copy)
 
 

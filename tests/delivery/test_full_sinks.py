@@ -46,9 +46,7 @@ async def test_refuse_stops_requests_until_the_sink_is_back(tmp_path):
         async def is_refused() -> bool:
             try:
                 await submit(station, len(taken))
-            except JournalFull as error:
-                assert "dead" in str(error)
-                assert "lag_bytes_max" in str(error)
+            except JournalFull:
                 return True
             taken.append(len(taken))
             return False
@@ -57,14 +55,14 @@ async def test_refuse_stops_requests_until_the_sink_is_back(tmp_path):
             while not await is_refused():
                 assert len(taken) < 10 * ENOUGH
                 await asyncio.sleep(0.01)
-        with pytest.raises(JournalFull):
+        with pytest.raises(JournalFull, match=r"the sink dead lacks .* lag_bytes_max=1048576"):
             station.commit.check()
         await until(lambda: stored(tmp_path / "live") == taken)
 
         (tmp_path / "dead").unlink()
         await until(lambda: stored(tmp_path / "dead") == taken)
         async with asyncio.timeout(20):
-            while await is_refused():
+            while await is_refused():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await until(lambda: stored(tmp_path / "dead") == taken)
 

@@ -9,7 +9,6 @@ from datetime import datetime
 import pytest
 
 from segsrv.delivery import attempts
-from segsrv.delivery import cursor as cursors
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
 from segsrv.errors import SinkRejected, SinkUnavailable
 from segsrv.journal.frame import HEADER_BYTES
@@ -485,7 +484,7 @@ class TestStop:
         sink.send_faults.extend([SinkUnavailable("down")] * 100_000)
         append(log, 1)
         async with asyncio.timeout(DEADLINE_S):
-            async with shipping(tmp_path, log, sink, grace_s=0.05) as shipper:
+            async with shipping(tmp_path, log, sink, grace_s=0.05):
                 await until(lambda: sink.calls or getattr(sink, "in_hand", None))
 
         assert kept(tmp_path).spans == {"w0": Span(log.id, Mark(0), Mark(log.end))}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from segsrv.delivery import attempts, journals
+from segsrv.delivery import attempts
 from segsrv.delivery.cursor import CursorFile
 from segsrv.delivery.station import Station
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull

@@ -97,7 +97,9 @@ def main() -> int:
         done = asyncio.run(
             run(Path(directory), rounds=options.rounds, seed=options.seed, flags=tuple(flags))
         )
-    print(f"seed {options.seed}, rounds {options.rounds}:", dict(done), "none lost, none doubled")
+    counts = ", ".join(f"{name} {count}" for name, count in sorted(done.items()))
+    report = f"seed {options.seed}, rounds {options.rounds}: {counts}; none lost, none doubled"
+    print(report)  # noqa: T201 - a command prints.
     return 0
 
 

@@ -21,6 +21,7 @@ from segsrv.journal.frame import (
     Frame,
     Gap,
 )
+from tests.journal.old_journals import framed_1
 
 # JSON text holds no NUL, so neither do these payloads; a magic without it may well occur.
 TEXTS = st.binary(max_size=64).map(lambda data: data.replace(b"\0", b"SJ2"))
@@ -30,12 +31,6 @@ FACTS = b"[[1]]"
 def framed(payload: bytes, events: int = 1, facts: bytes = FACTS) -> bytes:
     header, trailer = frame.encode(payload, events, facts)
     return header + facts + payload + trailer
-
-
-def framed_1(payload: bytes, events: int = 1) -> bytes:
-    """Return a frame as the first releases wrote it."""
-    head = struct.pack("<4sIII", MAGIC_1, len(payload), events, zlib.crc32(payload))
-    return head + struct.pack("<I", zlib.crc32(head)) + payload
 
 
 def payloads(buffer: bytes) -> list[bytes]:

@@ -3,10 +3,6 @@
 import errno
 import os
 import shutil
-import subprocess
-import sys
-import textwrap
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from segsrv.journal import log as log_module
 from segsrv.journal.frame import HEADER_BYTES, OVERHEAD_BYTES
 from segsrv.journal.log import SegmentLog
 from segsrv.journal.segments import HEADER_BYTES as START
+from tests.journal.children import run_child
 from tests.journal.segment_logs import (
     READ_BYTES,
     cut_off,
@@ -28,9 +25,6 @@ from tests.journal.segment_logs import (
     payload,
     set_aside,
 )
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-CHILD_TIMEOUT_S = 30
 
 
 def read(log: SegmentLog, start: int, end: int | None = None) -> tuple[int, int, int, bytes]:
@@ -708,34 +702,3 @@ class TestFailedWrite:
 
             assert drain(log) == lines(0)
             assert log.end == START + frame_bytes(0) + 2 * OVERHEAD_BYTES
-
-
-def run_child(code: str, directory: Path, *, is_locked: bool = False) -> str:
-    """Run *code* in a process of its own and return what it printed."""
-    prelude = """
-        import os, sys
-        from pathlib import Path
-        from segsrv.journal.log import SegmentLog
-        from tests.journal.segment_logs import drain, journal_files, payload
-
-        def open_log():
-            return SegmentLog(
-                Path(sys.argv[1]), segment_bytes_max=1 << 20, disk_free_bytes_min=0, is_synced=True
-            )
-    """
-    with opened(directory) if is_locked else nullcontext():
-        child = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                textwrap.dedent(prelude) + textwrap.dedent(code),
-                str(directory),
-            ],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=CHILD_TIMEOUT_S,
-            check=False,
-        )
-    assert child.returncode == 0, child.stderr
-    return child.stdout

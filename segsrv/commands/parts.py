@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 from segsrv.delivery.journals import journal_dir
@@ -37,15 +38,24 @@ def load(flags: argparse.Namespace) -> Settings:
 
 
 def guarded(run: Command) -> Command:
-    """Return *run* with what a disk refuses as an error of one line that names the file."""
+    """Return *run* with what a disk refuses as an error of one line that names the file.
+
+    It ends quietly when who reads the output has seen enough, as `head` does.
+    """
 
     @functools.wraps(run)
     def guard(flags: argparse.Namespace) -> int:
         try:
-            return run(flags)
+            status = run(flags)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered must not fail again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise DataDirUnusable(f"{where}{error.strerror or error}") from error
+        return status
 
     return guard
 

@@ -79,7 +79,7 @@ def create_app(
     tally = Tally(settings, keyring, client_address, counters)
     ingest = Ingest(settings, keyring, cors, pipeline, client_address, tally)
     station = Station(settings, worker=worker, board=board)
-    peers = _peers(settings, worker)
+    peers = _peers(settings, worker, has_delivery=board is not None)
     health = Health(
         station,
         Metrics(counters, station, user_agents, databases, peers),
@@ -117,11 +117,12 @@ def _databases(settings: Settings) -> Databases:
     )
 
 
-def _peers(settings: Settings, worker: int) -> Peers:
+def _peers(settings: Settings, worker: int, *, has_delivery: bool) -> Peers:
     return Peers(
         settings.data_dir / "state" / "metrics",
-        worker=worker,
+        name=str(worker),
         workers=settings.workers,
+        has_delivery=has_delivery,
         file_mode=int(settings.file_mode, 8),
     )
 

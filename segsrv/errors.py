@@ -77,6 +77,12 @@ class JournalFault(Unavailable):
     code = "journal_fault"
 
 
+class JournalSlow(Unavailable):
+    """The disk has not answered for so long that it may hang."""
+
+    code = "journal_slow"
+
+
 class Overloaded(Unavailable):
     """More is being received at once than the limits allow."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,13 +21,19 @@ from segsrv.files import FILE_MODE, Version, file_version, make_dir
 
 logger = logging.getLogger(__name__)
 
+COPIED_BYTES = 1 << 20
+COPY_MODE = 0o600
+_COPY_NAME = re.compile(r"geoip-[a-z0-9_]{8}\.mmdb")
+
 
 class Databases:
     """The opened databases of *paths*; `geo` answers look-ups from the newest that could be read.
 
     Each file is copied before it is mapped into memory: a file that is overwritten in place would
-    otherwise be cut off below the reader, which ends the process. The copy is unlinked at once and
-    lives as long as its reader. With no *copy_dir* it goes to the system's temporary folder.
+    otherwise be cut off below the reader, which ends the process. The copy has no name from before
+    its first byte on and lives as long as its reader, so that a process that is killed leaves none
+    behind. Those that earlier releases left in *copy_dir* are removed. With no *copy_dir* copies go
+    to the system's temporary folder.
 
     Raises:
         SettingsError: A file can't be opened as a database.
@@ -46,6 +55,7 @@ class Databases:
         self._file_mode = file_mode
         self._retired_hits = self._retired_misses = 0
         self._refused: dict[Path, Version] = {}
+        self._sweep()
         self._versions = [file_version(path) for path in self.paths]
         self._readers = [self._open(path) for path in self.paths]
         self.geo = Geo(self._readers, entries_max=entries_max)
@@ -96,14 +106,30 @@ class Databases:
             if self._copy_dir is not None:
                 make_dir(self._copy_dir, self._file_mode)
             fd, name = tempfile.mkstemp(prefix="geoip-", suffix=".mmdb", dir=self._copy_dir)
-            os.close(fd)
-            try:
-                shutil.copyfile(path, name)
-                return maxminddb.open_database(name, maxminddb.MODE_AUTO)
-            finally:
-                Path(name).unlink()
+            with os.fdopen(fd, "wb") as copy:
+                # Another worker that starts may have swept it.
+                Path(name).unlink(missing_ok=True)
+                with path.open("rb") as original:
+                    shutil.copyfileobj(original, copy, COPIED_BYTES)
+                copy.flush()
+                return maxminddb.open_database(f"/proc/self/fd/{fd}", maxminddb.MODE_AUTO)
         except (maxminddb.InvalidDatabaseError, OSError, ValueError) as error:
             raise _unreadable(path, error) from error
+
+    def _sweep(self) -> None:
+        """Remove copies that nobody will: of a process that was killed while it made them.
+
+        A copy of a process that lives has no name, or needs none.
+        """
+        if self._copy_dir is None:
+            return
+        kept = {path.absolute() for path in self.paths}
+        with contextlib.suppress(OSError):
+            for path in self._copy_dir.absolute().iterdir():
+                is_copy = _COPY_NAME.fullmatch(path.name) and path not in kept
+                if is_copy and stat.S_IMODE(path.lstat().st_mode) == COPY_MODE:
+                    path.unlink(missing_ok=True)
+                    logger.info("geoip: removed a copy that was left behind file=%s", path.name)
 
 
 def describe(paths: Sequence[Path]) -> list[str]:

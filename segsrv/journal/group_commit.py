@@ -13,7 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from segsrv.errors import BadRequest, JournalFault, JournalFull, ShuttingDown, Unavailable
+from segsrv.errors import (
+    BadRequest,
+    JournalFault,
+    JournalFull,
+    JournalSlow,
+    ShuttingDown,
+    Unavailable,
+)
 from segsrv.journal import facts
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.log import SegmentLog
@@ -22,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 GROUP_BYTES_MAX = 16 << 20
 PROBE_INTERVAL_S = 1.0
+SLOW_S = 0.5
+"""A disk that takes longer may hang, and who asks whether events are taken should know."""
+FREE_SHARE = 0.05
+"""Of a limit that was reached so much must be free before the journal counts as ready again."""
 COMMIT_SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -57,10 +68,41 @@ class CommitStats:
         self.seconds_counts[index] += 1
 
 
+class _Limit:
+    """A limit of bytes, and whether somebody was refused for it since there was room again."""
+
+    def __init__(self, bytes_max: int, text: str) -> None:
+        self._bytes_max = bytes_max
+        self._text = text
+        self._has_refused = False
+
+    def check(self, used: int, size: int) -> None:
+        """Raise JournalFull unless there is room for *size* bytes beside *used*."""
+        self._look(used)
+        if used + size > self._bytes_max:
+            self._has_refused = self._has_refused or size > 0
+            raise self._full(used)
+
+    def check_free(self, used: int) -> None:
+        """Raise JournalFull from the first refusal until FREE_SHARE is free again."""
+        self._look(used)
+        if self._has_refused:
+            full = self._full(used)
+            raise JournalFull(f"{full}; events were refused, and {FREE_SHARE:.0%} is not free yet")
+
+    def _look(self, used: int) -> None:
+        if used <= self._bytes_max * (1 - FREE_SHARE):
+            self._has_refused = False
+
+    def _full(self, used: int) -> JournalFull:
+        return JournalFull(f"{self._text.format(used)}, the limit is {self._bytes_max}")
+
+
 class GroupCommit:
     """Queues events in bounded memory and commits them in groups; belongs to one event loop.
 
-    `on_commit` is called on the loop after each commit that the log took.
+    `on_commit` is called on the loop after each commit that the log took. `refusal` says why no
+    event may be taken for a reason from outside, such as a sink that lags; None if there is none.
     """
 
     def __init__(
@@ -80,6 +122,8 @@ class GroupCommit:
         self._dead_letters = dead_letters
         self._pending_bytes_max = pending_bytes_max
         self._journal_bytes_max = journal_bytes_max
+        self._memory = _Limit(pending_bytes_max, "{} bytes wait for a commit")
+        self._disk = _Limit(journal_bytes_max, "the journal holds {} undelivered bytes")
         self._waits_for_disk = waits_for_disk
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-journal")
@@ -87,6 +131,9 @@ class GroupCommit:
         self._queued_bytes = 0
         self._delivered = 0
         self._running: Group | None = None
+        self._running_since_s = 0.0
+        self._looking: asyncio.Future[None] | None = None
+        self._looking_since_s = 0.0
         self._is_scheduled = False
         self._is_closed = False
         self._idle: asyncio.Future[None] | None = None
@@ -113,38 +160,64 @@ class GroupCommit:
         return self.log.end - max(self.log.first, self._delivered)
 
     def check(self) -> None:
-        """Raise what would keep the journal from taking an event now; `/ready` asks this."""
+        """Raise what keeps the journal from taking events now; `/ready` asks this.
+
+        It is stricter than what requests meet: from the first that was refused for want of room it
+        says so until a good deal is free again, and it takes a disk that is very slow for hung.
+        """
         if self._is_closed:
             raise ShuttingDown("the server is shutting down")
         if self.fault is not None:
             # Raised again at each call: without this its traceback would grow for as long.
             raise self.fault.with_traceback(None)
+        slow_s = self._slow_s()
+        if slow_s >= SLOW_S:
+            raise JournalSlow(f"the journal's disk has not answered for {slow_s:.1f} s")
         self.check_room(0)
+        pending = self.pending_bytes
+        self._memory.check_free(pending)
+        self._disk.check_free(self.undelivered_bytes + pending)
 
     def check_room(self, size: int) -> None:
         """Raise JournalFull unless there is room for *size* bytes in memory and in the journal."""
-        pending = self.pending_bytes
-        if pending + size > self._pending_bytes_max:
-            raise JournalFull(
-                f"{pending} bytes wait for a commit, the limit is {self._pending_bytes_max}"
-            )
-        if (reason := self.refusal()) is not None:
+        reason = self.refusal()
+        if reason is not None:
             raise JournalFull(reason)
-        held = self.undelivered_bytes + pending
-        if held + size > self._journal_bytes_max:
-            raise JournalFull(
-                f"the journal holds {held} undelivered bytes, the limit is "
-                f"{self._journal_bytes_max}"
-            )
+        pending = self.pending_bytes
+        self._memory.check(pending, size)
+        self._disk.check(self.undelivered_bytes + pending, size)
 
     async def look(self) -> None:
-        """Learn of a full disk where no commit would tell: before the first, and between them."""
-        if self._is_closed or self.fault is not None:
+        """Learn of a full disk where no commit would tell: before the first, and between them.
+
+        It waits for a disk that hangs no longer than it takes to call it that, and however often it
+        is called, the disk is asked once at a time.
+        """
+        if self._is_closed or self.fault is not None or self._slow_s() >= SLOW_S:
             return
-        try:
-            await self._loop.run_in_executor(self._thread, self.log.check_space)
-        except Unavailable as error:
+        if self._looking is None:
+            self._looking_since_s = time.monotonic()
+            self._looking = self._loop.run_in_executor(self._thread, self.log.check_space)
+            self._looking.add_done_callback(self._looked)
+        # Not a moment too early for `check` to see it.
+        await asyncio.wait([self._looking], timeout=SLOW_S + 0.05)
+
+    def _looked(self, done: asyncio.Future[None]) -> None:
+        self._looking = None
+        if done.cancelled():
+            return
+        error = done.exception()
+        if isinstance(error, Unavailable):
             self._take_no_more(error)
+        elif error is not None:
+            logger.error("journal: its disk can't be asked", exc_info=error)
+
+    def _slow_s(self) -> float:
+        """Return for how long the journal's thread has been at what it does now."""
+        now_s = time.monotonic()
+        commit_s = now_s - self._running_since_s if self._running is not None else 0.0
+        look_s = now_s - self._looking_since_s if self._looking is not None else 0.0
+        return max(commit_s, look_s)
 
     def submit(
         self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None = None
@@ -225,6 +298,7 @@ class GroupCommit:
         group = self._running = self._queue.pop(0)
         self._queued_bytes -= group.size
         started_s = time.perf_counter()
+        self._running_since_s = time.monotonic()
         commit = self._loop.run_in_executor(self._thread, self._commit, group)
         commit.add_done_callback(lambda done: self._finish(group, done, started_s))
 

@@ -12,7 +12,7 @@ from segsrv.delivery.station import Station
 from segsrv.errors import ShuttingDown, Unavailable
 from segsrv.http import answers
 from segsrv.ops.metrics import CONTENT_TYPE, Metrics
-from segsrv.ops.peers import SILENT_S, Peers, Report
+from segsrv.ops.peers import DELIVERY, SILENT_S, Peers, Report
 
 
 class Health:
@@ -56,27 +56,31 @@ class Health:
         return answers.ok()
 
     async def ready_in_detail(self, _request: web.Request) -> web.Response:
-        """Answer 200 while every worker's journal takes events, else 503; with what each says."""
-        others = await asyncio.to_thread(self._peers.others)
+        """Answer 200 while every worker's journal takes events, else 503; with what each says.
+
+        The state of the sinks is told too, which changes nothing of the answer's status.
+        """
+        state, others = await asyncio.gather(self._state(), self._peers.others())
         workers = []
-        for number in range(self._peers.workers):
-            if number == self._peers.worker:
-                state = await self._state()
-            else:
-                state = _state_of(others.get(number))
-            workers.append({"worker": number, **state})
-        for state in workers:
-            if not state["ready"]:
-                fault = _fault(state["code"], f"worker {state['worker']}: {state['message']}")
-                return answers.error(
-                    fault, retry_after_s=self._retry_after_s, details={"workers": workers}
-                )
-        return answers.ok(orjson.dumps({"status": "ok", "workers": workers}))
+        for name in self._peers.workers:
+            found = state if name == self._peers.name else _state_of(others.get(name))
+            workers.append({"worker": int(name), **found})
+        details: dict[str, Any] = {"workers": workers}
+        if self._station.delivery is not None:
+            details["sinks"] = self._station.delivery.report()
+        elif self._peers.has_delivery:
+            details |= _delivery_of(others.get(DELIVERY))
+        for found in workers:
+            if not found["ready"]:
+                fault = _fault(found["code"], f"worker {found['worker']}: {found['message']}")
+                return answers.error(fault, retry_after_s=self._retry_after_s, details=details)
+        return answers.ok(orjson.dumps({"status": "ok", **details}))
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with Prometheus text."""
+        others = await self._peers.others()
         # Taken here: in a thread the counters might grow while they are read.
-        body = await asyncio.to_thread(self._metrics.render, self._metrics.families())
+        body = await asyncio.to_thread(self._metrics.render, self._metrics.families(), others)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def report(self) -> Report:
@@ -105,12 +109,24 @@ class Health:
 
 
 def _state_of(report: Report | None) -> dict[str, Any]:
-    age_s = report["age_s"] if report else float("inf")
-    if report is None or age_s > SILENT_S:
-        since = "" if age_s == float("inf") else f" for {age_s:.0f} s"
-        return {"ready": False, "code": "silent", "message": f"has not reported{since}"}
+    if report is None or report["age_s"] > SILENT_S:
+        return _silent(report)
     state: dict[str, Any] = report["ready"]
     return state
+
+
+def _delivery_of(report: Report | None) -> dict[str, Any]:
+    """Return what is told of delivery; a server takes events whether or not they are delivered."""
+    details: dict[str, Any] = {"sinks": report["sinks"] if report else []}
+    if report is None or report["age_s"] > SILENT_S:
+        details["delivery"] = _silent(report)
+    return details
+
+
+def _silent(report: Report | None) -> dict[str, Any]:
+    age_s = report["age_s"] if report else float("inf")
+    since = "" if age_s == float("inf") else f" for {age_s:.0f} s"
+    return {"ready": False, "code": "silent", "message": f"has not reported{since}"}
 
 
 def _fault(code: str, message: str) -> Unavailable:

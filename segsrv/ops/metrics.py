@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import CollectorRegistry
 
 from segsrv.delivery.station import Station
+from segsrv.errors import Unavailable
 from segsrv.events.counters import Counters
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
-from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS
+from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS, GroupCommit
 from segsrv.ops.family import Family, Sample, counter, gauge
-from segsrv.ops.peers import Peers
+from segsrv.ops.peers import Peers, Report
 from segsrv.ops.sink_metrics import sink_families
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Collects this process's counters, and those that the other workers reported."""
+    """Collects this process's counters, and those that the other processes reported."""
 
     def __init__(
         self,
@@ -38,15 +39,15 @@ class Metrics:
         self._databases = databases
         self._peers = peers
 
-    def render(self, own: list[Family]) -> bytes:
-        """Return *own* and the other workers' figures, a second old at most, as Prometheus text."""
+    def render(self, own: list[Family], others: Mapping[str, Report]) -> bytes:
+        """Return *own* figures and those of *others*, by their names, as Prometheus text."""
         merged: dict[str, Metric] = {}
-        reported = {number: report["families"] for number, report in self._peers.others().items()}
-        for number, families in ({self._peers.worker: own} | reported).items():
+        reported = {name: report["families"] for name, report in others.items()}
+        for reporter, families in ({self._peers.name: own} | reported).items():
             for name, kind, text, samples in families:
                 metric = merged.setdefault(name, Metric(name, text, kind))
                 for suffix, labels, value in samples:
-                    metric.add_sample(name + suffix, {**labels, "worker": str(number)}, value)
+                    metric.add_sample(name + suffix, {**labels, "worker": reporter}, value)
         registry = CollectorRegistry()
         registry.register(_Fixed(merged.values()))
         return generate_latest(registry)
@@ -111,9 +112,7 @@ class Metrics:
         yield gauge(
             "journal_pending_bytes", "Bytes that wait for a commit.", [({}, commit.pending_bytes)]
         )
-        yield gauge(
-            "journal_ready", "1 while the journal takes events.", [({}, commit.fault is None)]
-        )
+        yield gauge("journal_ready", "1 while the journal takes events.", [({}, _is_ready(commit))])
         yield counter(
             "journal_damaged_frames",
             "Damaged pieces set aside, and files that were removed.",
@@ -133,6 +132,14 @@ class Metrics:
         ]
         buckets += [("_count", {}, float(stats.commits)), ("_sum", {}, stats.seconds_sum)]
         yield "segsrv_commit_seconds", "histogram", "Time of a group commit.", buckets
+
+
+def _is_ready(commit: GroupCommit) -> bool:
+    try:
+        commit.check()
+    except Unavailable:
+        return False
+    return True
 
 
 class _Fixed:

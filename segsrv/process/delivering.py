@@ -20,6 +20,8 @@ from segsrv.delivery.source import FollowedSource, LeftSource, Source
 from segsrv.errors import JournalFault, SegsrvError
 from segsrv.files import make_dir
 from segsrv.journal import lock
+from segsrv.ops.peers import DELIVERY, Peers, Report
+from segsrv.ops.sink_metrics import delivery_report
 from segsrv.process.supervisor import STOP_SIGNALS, Start
 from segsrv.settings import Settings
 from segsrv.sinks.registry import build
@@ -59,6 +61,7 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
         gc.freeze()
         tasks = [
             asyncio.create_task(_say_full(board, delivery), name="segsrv-full"),
+            asyncio.create_task(_publish(settings, delivery), name="segsrv-peers"),
             asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim"),
         ]
         logger.info("started delivery pid=%d", os.getpid())
@@ -125,3 +128,18 @@ async def _say_full(board: Board, delivery: Delivery) -> None:
     while True:
         board.sinks_full = delivery.full_sink
         await asyncio.sleep(FULL_INTERVAL_S)
+
+
+async def _publish(settings: Settings, delivery: Delivery) -> None:
+    peers = Peers(
+        settings.data_dir / "state" / "metrics",
+        name=DELIVERY,
+        workers=settings.workers,
+        has_delivery=True,
+        file_mode=int(settings.file_mode, 8),
+    )
+
+    async def report() -> Report:
+        return delivery_report(delivery)
+
+    await peers.publish(report)

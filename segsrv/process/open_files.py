@@ -18,6 +18,8 @@ from segsrv.process.listening import BACKLOG
 from segsrv.settings import Settings
 
 OPEN_FILES = Path("/proc/self/fd")
+OPEN_FILES_UNKNOWN = 32
+"""How many are taken for open where the system does not say."""
 KEPT_FILES = 10
 """For what is opened for a moment: the next segment, one to read, a folder to sync, a report, a
 replaced database or certificate."""
@@ -76,7 +78,7 @@ def public_room(settings: Settings) -> Room:
 
 def _room(settings: Settings, opened_later: int) -> Room:
     files = _files_max()
-    kept = len(list(OPEN_FILES.iterdir())) + opened_later
+    kept = _open_files() + opened_later
     kept += KEPT_FILES + KEPT_FILES_PER_SINK * len(settings.sink)
     if settings.ops_listen:
         kept += sum(ops_room())
@@ -90,6 +92,13 @@ def _room(settings: Settings, opened_later: int) -> Room:
             "(ulimit -n, LimitNOFILE=)"
         )
     return Room(connections, refusals, backlog)
+
+
+def _open_files() -> int:
+    try:
+        return len(list(OPEN_FILES.iterdir()))
+    except OSError:
+        return OPEN_FILES_UNKNOWN
 
 
 def _files_max() -> int:

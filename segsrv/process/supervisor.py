@@ -35,6 +35,8 @@ RESTART_S_MIN = 0.2
 RESTART_S_MAX = 10.0
 STEADY_S = 60.0
 """A child that ran so long has started well; when it ends, that is a new trouble."""
+KILLED_S_MAX = 5.0
+"""After SIGKILL; a process that is still there can't be helped, and is waited for no longer."""
 LINE_INTERVAL_S = 60.0
 INDEX_BYTES = 2
 READ_BYTES = 4 << 10
@@ -126,8 +128,8 @@ class Supervisor:
     def _wait_s(self) -> float | None:
         """Return how long nothing will be due."""
         now_s = time.monotonic()
-        asked = [state for state in self._states if state.pid and not state.is_killed]
-        due_s = [state.kill_at_s for state in asked if state.kill_at_s is not None]
+        running = [state for state in self._states if state.pid]
+        due_s = [state.kill_at_s for state in running if state.kill_at_s is not None]
         if not self._is_stopping:
             due_s += [state.start_at_s for state in self._states if not state.pid]
         return max(min(due_s) - now_s, 0.0) if due_s else None
@@ -250,15 +252,24 @@ class Supervisor:
                 _send(state.pid, signal.SIGTERM)
                 # One that somebody has stopped would not notice.
                 _send(state.pid, signal.SIGCONT)
-            elif now_s >= state.kill_at_s and not state.is_killed:
-                state.is_killed = True
-                logger.error(
-                    "process did not stop within %.1f s, killed name=%s pid=%d",
-                    state.child.stop_s_max,
-                    state.child.name,
-                    state.pid,
-                )
-                _send(state.pid, signal.SIGKILL)
+            elif now_s >= state.kill_at_s:
+                self._kill(state)
+
+    def _kill(self, state: _State) -> None:
+        name, pid = state.child.name, state.pid
+        if state.is_killed:
+            # A call into the kernel that does not return, to a disk that is gone for example.
+            logger.error("process can't be killed, left behind name=%s pid=%d", name, pid)
+            state.pid = 0
+            self._ended(state, -signal.SIGKILL)
+            return
+        logger.error(
+            "process did not stop within %g s, killed name=%s pid=%d",
+            *(state.child.stop_s_max, name, pid),
+        )
+        state.is_killed = True
+        state.kill_at_s = time.monotonic() + KILLED_S_MAX
+        _send(pid, signal.SIGKILL)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -1,7 +1,9 @@
 """Databases that are replaced while they are in use: the newest whole one answers, always."""
 
 import asyncio
+import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +16,7 @@ from segsrv.errors import SettingsError
 from segsrv.files import file_version
 from segsrv.geoip.databases import Databases
 from tests.mmdb import mmdb_bytes, write_mmdb
-from tests.waiting import until
+from tests.waiting import until, wait_until
 
 ADDRESS = "81.2.69.142"
 INTERVAL_S = 0.005
@@ -221,3 +223,42 @@ class TestFiles:
 
         with pytest.raises(SettingsError, match=r"geoip_db=.*city\.mmdb: "):
             Databases([path], entries_max=1, copy_dir=tmp_path / "state")
+
+
+class TestCopies:
+    def test_a_kill_leaves_none_behind(self, tmp_path):
+        """A process that is killed while it copies a database leaves nothing on the disk."""
+        source, state = tmp_path / "large.mmdb", tmp_path / "state"
+        with source.open("wb") as file:
+            file.truncate(1 << 30)
+        state.mkdir()
+        child = multiprocessing.get_context("fork").Process(
+            target=Databases, args=([source],), kwargs={"entries_max": 1, "copy_dir": state}
+        )
+        child.start()
+        written = Path(f"/proc/{child.pid}/io")
+        wait_until(lambda: int(written.read_text().split()[3]) > 1 << 20)
+        child.kill()
+        child.join()
+
+        assert child.exitcode == -signal.SIGKILL
+        assert list(state.iterdir()) == []
+
+    def test_those_of_earlier_releases_are_removed(self, tmp_path, path):
+        """A start removes the copies that lie there, and nothing that somebody else put there."""
+        state = tmp_path / "state"
+        state.mkdir()
+        old = state / "geoip-ab_1z9xx.mmdb"
+        old.write_bytes(b"x")
+        old.chmod(0o600)
+        own = write_mmdb(state / "geoip-mycities.mmdb", city("Old"))
+        own.chmod(0o600)
+        others = [state / "geoip-city.mmdb", state / "geoip-ab_1z9xy.mmdb", state / "w0-file.json"]
+        for other in others:
+            other.write_bytes(b"x")
+            other.chmod(0o640)
+
+        databases = Databases([path, own], entries_max=1, copy_dir=state)
+
+        assert located(databases) == "Old"
+        assert set(state.iterdir()) == {own, *others}

@@ -469,12 +469,65 @@ class TestBounds:
                 await bounded(commit.submit([line], []))
             with pytest.raises(JournalFull, match="undelivered bytes, the limit is 1200"):
                 commit.submit([line], [])
-            commit.check()
 
             await commit.release(log.end, retention_s=0.0)
 
             await bounded(commit.submit([line], []))
             assert log.end > 1_200, "one file holds more than the limit, and it is not deleted"
+
+    async def test_a_journal_that_refused_is_not_ready_until_a_share_is_free(self, tmp_path):
+        """From the first refusal on `check` says so, until 5 % of the limit is free again."""
+        async with running(tmp_path, journal_bytes_max=10_000) as (commit, log):
+            await bounded(commit.submit([b"x" * 9_600], []))
+            commit.check()
+            with pytest.raises(JournalFull):
+                commit.submit([b"x" * 1_000], [])
+            with pytest.raises(JournalFull, match="events were refused, and 5% is not free yet"):
+                commit.check()
+
+            await commit.release(log.end - 9_501, retention_s=0.0)
+            with pytest.raises(JournalFull):
+                commit.check()
+            await commit.release(log.end - 9_500, retention_s=0.0)
+            commit.check()
+
+    async def test_events_are_taken_as_soon_as_there_is_room(self, tmp_path):
+        """What refuses events has no memory: room for a request takes it."""
+        async with running(tmp_path, journal_bytes_max=10_000) as (commit, log):
+            await bounded(commit.submit([b"x" * 9_900], []))
+            with pytest.raises(JournalFull):
+                commit.submit([b"x" * 200], [])
+            await commit.release(log.end - 9_700, retention_s=0.0)
+            with pytest.raises(JournalFull):
+                commit.check()
+            await bounded(commit.submit([b"x" * 200], []))
+
+    async def test_full_memory_makes_it_not_ready(self, tmp_path):
+        """The same for events that wait for a commit, until enough of them are written."""
+        async with running(tmp_path, pending_bytes_max=1_000) as (commit, log):
+            first = await held_commit(commit, log)
+            waiting = commit.submit([b"x" * 960], [])
+            commit.check()
+            with pytest.raises(JournalFull, match="wait for a commit, the limit is 1000"):
+                commit.submit([b"x" * 100], [])
+            with pytest.raises(JournalFull, match="wait for a commit, the limit is 1000; events"):
+                commit.check()
+            log.gate.set()
+            await bounded(first)
+            await bounded(waiting)
+            commit.check()
+
+    async def test_a_reason_from_outside_refuses_events(self, tmp_path):
+        """While `refusal` says why, no event is taken, and `check` tells it too."""
+        async with running(tmp_path) as (commit, _log):
+            commit.refusal = lambda: "lag_bytes_max=7 of the sink x"
+            with pytest.raises(JournalFull, match="lag_bytes_max=7 of the sink x"):
+                commit.submit([b"1\n"], [])
+            with pytest.raises(JournalFull, match="lag_bytes_max=7 of the sink x"):
+                commit.check()
+            commit.refusal = lambda: None
+            commit.check()
+            await bounded(commit.submit([b"1\n"], []))
 
     async def test_queued_events_count_against_the_journal(self, tmp_path):
         """Events that wait for a commit take their room before they are written."""

@@ -8,10 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from segsrv.commands import check, dead_letter, journal, serve
+from segsrv.commands import check, dead_letter, geoip, journal, serve
 from segsrv.errors import SegsrvError, SettingsError
-from segsrv.geoip import download
-from segsrv.settings import sources
 
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -56,18 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"segsrv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serving = commands.add_parser("serve", help="take events in", allow_abbrev=False)
-    sources.add_flags(serving)
-    serving.set_defaults(run=serve.run)
-    checking = commands.add_parser("check", help="say what would run", allow_abbrev=False)
-    sources.add_flags(checking)
-    checking.set_defaults(run=check.run)
-    journal.add_to(commands)
-    dead_letter.add_to(commands)
-    geoip = commands.add_parser("geoip", help="GeoIP databases").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    fetch = geoip.add_parser("download", help="fetch a database", allow_abbrev=False)
-    download.add_flags(fetch)
-    fetch.set_defaults(run=download.run)
+    for command in (serve, check, journal, dead_letter, geoip):
+        command.add_to(commands)
     return parser

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from segsrv import process
 from segsrv.commands import standing
@@ -15,8 +16,15 @@ from segsrv.commands.preflight import check_sinks, describe, verified
 from segsrv.errors import DataDirUnusable
 from segsrv.geoip.databases import describe as describe_databases
 from segsrv.journal import segments
-from segsrv.settings import Settings
+from segsrv.settings import Settings, sources
 from segsrv.write_keys import key_path, with_kept_key
+
+
+def add_to(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("check", help="say what would run", allow_abbrev=False)
+    sources.add_flags(parser)
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:

@@ -20,7 +20,6 @@ from segsrv.commands.output import (
     print_pretty,
     print_table,
     size,
-    until_closed,
 )
 from segsrv.commands.parts import add_common_flags, guarded, load
 from segsrv.errors import SettingsError
@@ -37,25 +36,31 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
         "dead-letter", help="events that could not be stored, or that a sink refused"
     ).add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
-        ("list", run_list, "count them by reason, sink and key"),
-        ("show", run_show, "print them; events hold their api_key as it was stored"),
-        ("replay", run_replay, "send what a sink refused to it again"),
-        ("purge", run_purge, "delete them"),
+        ("list", run_list, "count dead letters by reason, sink, key and format"),
+        ("show", run_show, "print dead letters; their events hold the api_key as stored"),
+        ("replay", run_replay, "send events to the sink that refused them again"),
+        ("purge", run_purge, "delete dead letters"),
     ):
         parser = dead_letter.add_parser(name, help=text, description=text, allow_abbrev=False)
         add_common_flags(parser)
-        parser.add_argument("--sink", dest="sink_name", metavar="NAME", help="of this sink")
-        parser.add_argument("--reason", metavar="REASON", help="with this reason")
+        parser.add_argument(
+            "--sink", dest="sink_name", metavar="NAME", help="only letters of this sink"
+        )
+        parser.add_argument("--reason", metavar="REASON", help="only letters with this reason")
         times.add_flags(parser)
         if name == "show":
-            parser.add_argument("--limit", type=int, metavar="N", help="print at most N")
-            parser.add_argument("--pretty", action="store_true", help="one field a line")
+            parser.add_argument("--limit", type=int, metavar="N", help="print at most N letters")
+            parser.add_argument(
+                "--pretty", action="store_true", help="for reading, one field a line"
+            )
         else:
             parser.add_argument("--json", action="store_true", dest="is_json", help="for scripts")
         if name == "replay":
-            parser.add_argument("--to", dest="target", metavar="NAME", help="another sink")
+            parser.add_argument(
+                "--to", dest="target", metavar="NAME", help="send to this sink instead"
+            )
         if name == "purge":
-            parser.add_argument("--yes", action="store_true", help="do it, do not only count")
+            parser.add_argument("--yes", action="store_true", help="delete, do not only count")
         parser.set_defaults(run=guarded(run))
 
 
@@ -78,14 +83,13 @@ def run_list(flags: argparse.Namespace) -> int:
                 counts.setdefault(group, Count()).add(letter)
             bar.add(file_bytes)
     rows = sorted(counts.items())
-    with until_closed():
-        if flags.is_json:
-            for group, count in rows:
-                print_json(dict(zip(HEADERS, (*group, *count.values()), strict=True)))
-        elif rows:
-            print_table(HEADERS, [(*group, *count.cells()) for group, count in rows])
-        else:
-            print("no dead letters")
+    if flags.is_json:
+        for group, count in rows:
+            print_json(dict(zip(HEADERS, (*group, *count.values()), strict=True)))
+    elif rows:
+        print_table(HEADERS, [(*group, *count.cells()) for group, count in rows])
+    else:
+        print("no dead letters")
     return 0
 
 
@@ -96,14 +100,13 @@ def run_show(flags: argparse.Namespace) -> int:
     selection = Selection.of(flags, load(flags))
     found = (letter for path, _bytes in selection.files() for letter in selection.read(path))
     is_terminal = sys.stdout.isatty()
-    with until_closed():
-        for letter in itertools.islice(found, flags.limit):
-            if flags.pretty:
-                print_pretty(letter.fields)
-            elif is_terminal:
-                print(harmless(letter.line.decode("utf-8", "replace")))
-            else:
-                sys.stdout.buffer.write(letter.line + b"\n")
+    for letter in itertools.islice(found, flags.limit):
+        if flags.pretty:
+            print_pretty(letter.fields)
+        elif is_terminal:
+            print(harmless(letter.line.decode("utf-8", "replace")))
+        else:
+            sys.stdout.buffer.write(letter.line + b"\n")
     return 0
 
 

@@ -25,10 +25,16 @@ class Known(NamedTuple):
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Give *parser* the flags that select events."""
     parser.add_argument(
-        "--key-id", action="append", metavar="ID", help="of this key; may be given again"
+        "--key-id",
+        action="append",
+        metavar="ID",
+        help="only events of this key; may be given again",
     )
     parser.add_argument(
-        "--type", action="append", metavar="TYPE", help="of this type; may be given again"
+        "--type",
+        action="append",
+        metavar="TYPE",
+        help="only events of this type; may be given again",
     )
     times.add_flags(parser)
 

@@ -10,7 +10,7 @@ from typing import Any
 from segsrv.commands import standing
 from segsrv.commands.event_filter import EventFilter, Known
 from segsrv.commands.journals import aside, surveys
-from segsrv.commands.output import Bar, moment, print_json, print_table, size, until_closed
+from segsrv.commands.output import Bar, moment, print_json, print_table, size
 from segsrv.commands.parts import load
 from segsrv.commands.standing import Lag, Part
 from segsrv.journal import segments
@@ -57,11 +57,10 @@ def run_inspect(flags: argparse.Namespace) -> int:
         ]
     if flags.events or chosen:
         report["events"] = [_events(group, count) for group, count in sorted(counts.items())]
-    with until_closed():
-        if flags.is_json:
-            print_json(report)
-        else:
-            _print(report)
+    if flags.is_json:
+        print_json(report)
+    else:
+        _print(report)
     return 0
 
 

@@ -19,7 +19,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
     ).add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("inspect", run_inspect, "say what is there, and how far behind each sink is"),
-        ("verify", run_verify, "read every byte and say what is damaged; ends with 1 if any is"),
+        ("verify", run_verify, "read every byte and say what is damaged"),
         ("replay", run_replay, "send events that are still on disk to a sink again"),
     ):
         parser = journal.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -33,7 +33,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
                 "--set-aside",
                 action="store_true",
                 dest="is_set_aside",
-                help="what was set aside when the sink lagged too far; deleted once delivered",
+                help="send what was set aside when the sink lagged too far, and delete it",
             )
         if name == "inspect":
             parser.add_argument("--segments", action="store_true", help="list the files, too")

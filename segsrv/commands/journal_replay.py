@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 import orjson
 
@@ -17,14 +15,12 @@ from segsrv.commands import standing
 from segsrv.commands.event_filter import EventFilter
 from segsrv.commands.journals import surveys
 from segsrv.commands.output import Bar, counted, print_json
-from segsrv.commands.parts import load
+from segsrv.commands.parts import check_user, load
 from segsrv.commands.sending import Event
 from segsrv.commands.standing import Part
 from segsrv.commands.targets import Targets
 from segsrv.delivery.cursor import Mark
-from segsrv.delivery.set_aside import MAKING
 from segsrv.errors import SettingsError, SinkMisconfigured, SinkUnavailable
-from segsrv.files import sync_dir
 from segsrv.journal import facts, letters
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.reader import Stored
@@ -75,29 +71,38 @@ class Stretch:
 def run_replay(flags: argparse.Namespace) -> int:
     """Send what is selected; ends with 1 if something of it could not be delivered."""
     settings = load(flags)
+    check_user(settings)
     chosen = EventFilter.of(flags)
     targets = Targets(settings)
     targets.check("--sink", flags.sink_name)
+    replay = _Replay(settings, targets, flags.sink_name, chosen)
     if flags.is_set_aside:
         if chosen:
             raise SettingsError("--set-aside: takes no other filter; what it sends is then deleted")
-        stretches = [
-            Stretch(part.survey(), part.end, part.start, part)
-            for part in standing.parts(settings)
-            if part.sink == flags.sink_name
-        ]
+        with letters.exclusive(standing.set_aside_dir(settings)):
+            standing.finish_deleting(settings)
+            asyncio.run(replay.run(_set_aside(settings, flags.sink_name)))
     else:
         if chosen.since_ms is None:
             raise SettingsError("--since: is needed, or --set-aside")
-        journals = surveys(settings)
-        # What comes after its mark the sink gets anyway.
-        marks = standing.marks(settings, journals, flags.sink_name)
-        stretches = [Stretch(journals[name], end=mark) for name, mark in marks.items()]
-    replay = _Replay(settings, targets, flags.sink_name, chosen)
-    with letters.exclusive(settings.data_dir / "dead-letter"):
-        asyncio.run(replay.run(stretches))
+        asyncio.run(replay.run(_delivered(settings, flags.sink_name)))
     _print(replay.result, is_json=flags.is_json)
     return 1 if replay.result.refused or replay.result.faults else 0
+
+
+def _set_aside(settings: Settings, sink: str) -> list[Stretch]:
+    return [
+        Stretch(part.survey(), part.end, part.start, part)
+        for part in standing.parts(settings)
+        if part.sink == sink
+    ]
+
+
+def _delivered(settings: Settings, sink: str) -> list[Stretch]:
+    """Return what a sink has had; what comes after its mark it gets anyway."""
+    journals = surveys(settings)
+    marks = standing.marks(settings, journals, sink)
+    return [Stretch(journals[name], end=mark) for name, mark in marks.items()]
 
 
 def _print(result: Result, *, is_json: bool) -> None:
@@ -110,8 +115,8 @@ def _print(result: Result, *, is_json: bool) -> None:
         refused = counted(result.refused, "event")
         print(f"segsrv: refused, and kept as dead letters: {refused}", file=sys.stderr)
     if result.faults:
-        faults = counted(result.faults, "damaged piece")
-        print(f"segsrv: left out: {faults}; see `segsrv journal verify`", file=sys.stderr)
+        faults = counted(result.faults, "piece")
+        print(f"segsrv: left out, damaged or deleted meanwhile: {faults}", file=sys.stderr)
 
 
 class _Replay:
@@ -162,8 +167,9 @@ class _Replay:
             bar.add(item.position - at)
             at = item.position
         await self._flush()
+        self.result.faults += stretch.survey.gone
         if stretch.part is not None and self.result.faults == faults:
-            _delete(stretch.part.folder)
+            standing.delete(stretch.part)
             self.result.parts_deleted += 1
 
     async def _add(self, event: Event) -> None:
@@ -200,11 +206,3 @@ class _Replay:
             "item": orjson.Fragment(event.line[:-1]),
         }
         return orjson.dumps(letter) + b"\n"
-
-
-def _delete(folder: Path) -> None:
-    """Delete what was set aside, under a name that no server takes for a whole part."""
-    leaving = folder.with_name(folder.name + MAKING)
-    folder.rename(leaving)
-    sync_dir(folder.parent)
-    shutil.rmtree(leaving)

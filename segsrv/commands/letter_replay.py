@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segsrv.commands.letter_selection import Selection, sink_of
 from segsrv.commands.output import Bar, counted
+from segsrv.commands.parts import check_user
 from segsrv.commands.sending import Event
 from segsrv.commands.targets import Targets
 from segsrv.errors import SinkMisconfigured, SinkUnavailable
@@ -58,6 +59,7 @@ def replay(settings: Settings, selection: Selection, target: str | None) -> Resu
         SinkUnavailable: A sink could not be reached; what was taken before is deleted.
 
     """
+    check_user(settings)
     targets = Targets(settings)
     if target is not None:
         targets.check("--to", target)

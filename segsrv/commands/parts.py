@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 
+from segsrv.delivery.journals import journal_dir
 from segsrv.errors import DataDirUnusable
 from segsrv.settings import Settings, sources
 from segsrv.settings.key import Key
@@ -36,17 +38,41 @@ def load(flags: argparse.Namespace) -> Settings:
 
 
 def guarded(run: Command) -> Command:
-    """Return *run* with what a disk refuses as an error of one line that names the file."""
+    """Return *run* with what a disk refuses as an error of one line that names the file.
+
+    It ends quietly when who reads the output has seen enough, as `head` does.
+    """
 
     @functools.wraps(run)
     def guard(flags: argparse.Namespace) -> int:
         try:
-            return run(flags)
+            status = run(flags)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # What is still buffered must not fail again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             raise DataDirUnusable(f"{where}{error.strerror or error}") from error
+        return status
 
     return guard
+
+
+def check_user(settings: Settings) -> None:
+    """Make sure that what a sink writes is the server's, too.
+
+    Raises:
+        DataDirUnusable: The server is another user. A folder that this one makes beside the
+            server's events could be closed to it.
+
+    """
+    folder, user = journal_dir(settings), os.geteuid()
+    if folder.is_dir() and (owner := folder.stat().st_uid) != user:
+        raise DataDirUnusable(
+            f"{folder}: belongs to user {owner}, and this is {user}; run it as the server's user"
+        )
 
 
 def known_keys(settings: Settings) -> Sequence[Key]:

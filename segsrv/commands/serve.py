@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from segsrv import logs, process
 from segsrv.commands.preflight import describe, verified
 from segsrv.delivery.journals import journal_dir
-from segsrv.settings import Settings
+from segsrv.settings import Settings, sources
 from segsrv.sinks.stdout import StdoutSink
 from segsrv.write_keys import key_path
 
@@ -16,6 +17,13 @@ _EXAMPLE = (
     '{"type":"track","event":"Hello","userId":"u1","context":{"ip":"81.2.69.142","userAgent":'
     '"Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}}'
 )
+
+
+def add_to(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("serve", help="take events in", allow_abbrev=False)
+    sources.add_flags(parser)
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from segsrv.delivery.cursor import Mark
 from segsrv.delivery.inheritance import ANY_ID, inherit
 from segsrv.delivery.journals import cursor_dir
 from segsrv.delivery.set_aside import parts_of
+from segsrv.files import sync_dir
 from segsrv.journal.survey import Survey
 from segsrv.settings import Settings
 from segsrv.sinks import registry
+
+DELIVERED = ".delivered-"
 
 
 @dataclass(slots=True)
@@ -118,15 +122,40 @@ def damaged_cursors(settings: Settings) -> Iterator[str]:
 
 def parts(settings: Settings) -> list[Part]:
     """Return what was set aside for any sink, the oldest of each first."""
-    root = settings.data_dir / "set-aside"
+    root = set_aside_dir(settings)
     if not root.is_dir():
         return []
     names = {named.cursor_name: named.name for named in registry.resolve(settings)}
     return [
         _part(names.get(folder.name, folder.name), path, fields)
         for folder in sorted(root.iterdir())
+        if not folder.name.startswith(DELIVERED)
         for path, fields in parts_of(folder)
     ]
+
+
+def set_aside_dir(settings: Settings) -> Path:
+    """Return the folder of all that was set aside."""
+    return settings.data_dir / "set-aside"
+
+
+def delete(part: Part) -> None:
+    """Delete what was set aside; first it goes where neither a server nor a command looks."""
+    folder = part.folder
+    leaving = folder.parent.parent / f"{DELIVERED}{folder.parent.name}-{folder.name}"
+    try:
+        folder.rename(leaving)
+    except FileNotFoundError:
+        # The server made room just now.
+        return
+    sync_dir(folder.parent)
+    shutil.rmtree(leaving)
+
+
+def finish_deleting(settings: Settings) -> None:
+    """Delete what an earlier command that was killed left of parts."""
+    for left in set_aside_dir(settings).glob(f"{DELIVERED}*"):
+        shutil.rmtree(left)
 
 
 def _part(sink: str, folder: Path, fields: Mapping[str, Any]) -> Part:

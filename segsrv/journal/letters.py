@@ -38,10 +38,10 @@ _NAME = re.compile(rf"(?P<prefix>.+)-[0-9]{{{NUMBER_DIGITS}}}\.ndjson")
 _ITEM = b',"item":'
 
 
-class LettersInUse(SegsrvError):
-    """Another command takes letters out."""
+class FolderInUse(SegsrvError):
+    """Another command changes what is in the folder."""
 
-    code = "dead_letters_in_use"
+    code = "folder_in_use"
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ def read(path: Path, end: int | None = None) -> Iterator[Letter]:
 
 @contextlib.contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
-    """Keep other commands from taking letters out.
+    """Keep other commands from changing what is in *directory*, if that is there.
 
     Raises:
-        LettersInUse: Another one is at it.
+        FolderInUse: Another one is at it.
 
     """
     if not directory.is_dir():
@@ -130,7 +130,7 @@ def exclusive(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise LettersInUse(f"{directory}: another command is changing the letters") from error
+            raise FolderInUse(f"{directory}: another command is changing it") from error
         for path in directory.glob("*.ndjson.tmp"):
             path.unlink(missing_ok=True)
         yield

@@ -74,10 +74,14 @@ class Opened(NamedTuple):
 
 
 class Survey:
-    """The segments that a journal has at this moment."""
+    """The segments that a journal has at this moment.
+
+    `gone` counts those that a server deleted before they could be read.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.gone = 0
         self.segments: Sequence[Segment] = segments.find(directory).segments
         self.sizes = [_size(segment) for segment in self.segments]
         self.id = segments.journal_id(list(self.segments)) or ""
@@ -143,6 +147,7 @@ class Survey:
                     ahead.append((segment, _open(segment)))
                 segment, fd = ahead.popleft()
                 if fd < 0:
+                    self.gone += 1
                     continue
                 try:
                     yield _limited(segment, fd, ahead[0] if ahead else None, start, end)

@@ -19,6 +19,24 @@ from tests.site import Site
 from tests.waiting import wait_until
 
 SECRET = "hunter2"
+INTERRUPTED = """
+import asyncio, os, signal, sys
+from segsrv.cli import main
+from segsrv.sinks.file import FileSink
+
+batches = []
+send = FileSink.send
+
+async def interrupted(self, batch, placement):
+    batches.append(batch)
+    if len(batches) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+    await send(self, batch, placement)
+
+FileSink.send = interrupted
+sys.exit(main(["dead-letter", "replay", *sys.argv[1:]]))
+"""
 NOW_MS = 1_795_700_000_000
 
 
@@ -277,6 +295,24 @@ class TestReplay:
         assert "letters deleted: 1 event\n" in printed.err
         assert printed.err.count("\n") == 1
         assert place.left() == [refused(2, sink=blocked)]
+
+    def test_an_interrupted_one(self, place):
+        """After Ctrl-C only what was not taken is left, so nothing is sent twice."""
+        (place.root / "segsrv.toml").write_text(
+            '[[sinks]]\nname = "file"\nurl = "file:"\nbatch_events_max = 1\n'
+        )
+        place.write(*map(refused, range(3)))
+        ended = subprocess.run(
+            [sys.executable, "-c", INTERRUPTED, "--config", "segsrv.toml"],
+            cwd=place.root,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (130, "")
+        assert place.delivered() == [0]
+        assert place.left() == [refused(1), refused(2)]
 
     def test_beside_a_running_server(self, tmp_path):
         """The server's own events and those that come back are all there, once each."""

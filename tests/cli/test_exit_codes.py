@@ -99,6 +99,12 @@ def test_a_fault_ends_serve_and_check_alike(
         (["--vers"], "COMMAND"),
         (["geoip"], "COMMAND"),
         (["geoip", "fetch"], "fetch"),
+        (["journal"], "COMMAND"),
+        (["journal", "inspect", "--too"], "--too: there is no such flag"),
+        (["journal", "replay"], "--sink"),
+        (["dead-letter", "lsit"], "lsit"),
+        (["dead-letter", "list", "--since"], "--since: expected a value"),
+        (["dead-letter", "show", "--limit", "x"], "--limit"),
         (["geoip", "download", "--too"], "--too: there is no such flag"),
         (["geoip", "download", "--provider", "x"], "--provider"),
     ],
@@ -110,6 +116,46 @@ def test_a_command_that_is_none_is_one_line(tmp_path, arguments, part):
     assert ended.returncode == WRONG_SETTINGS
     assert part in ended.stderr
     assert ended.stderr.count("\n") == 1, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["journal", "inspect"],
+        ["journal", "verify"],
+        ["journal", "replay", "--sink", "file", "--since", "1h"],
+        ["dead-letter", "list"],
+        ["dead-letter", "show"],
+        ["dead-letter", "replay"],
+        ["dead-letter", "purge", "--yes"],
+    ],
+    ids=" ".join,
+)
+class TestDataDirectory:
+    def test_one_that_is_not_there(self, tmp_path, monkeypatch, capsys, command):
+        """A mistyped name is no empty data directory, and nothing is made."""
+        monkeypatch.chdir(tmp_path)
+        assert main([*command, "--data-dir", "dtaa"]) == CANNOT_START
+        assert capsys.readouterr().err == "segsrv: data_dir=dtaa: there is no such folder\n"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_one_whose_parts_are_files(self, tmp_path, monkeypatch, capsys, command):
+        """What can't be read is one line."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "data" / "journal" / "w0").mkdir(parents=True)
+        (tmp_path / "data" / "journal" / "w0" / f"{0:020d}.segment").symlink_to(tmp_path / "loop")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        (tmp_path / "data" / "dead-letter").symlink_to(tmp_path / "loop")
+        main(command)
+
+        assert capsys.readouterr().err.count("\n") <= 1
+
+    def test_wrong_settings(self, tmp_path, monkeypatch, capsys, command):
+        """They end every command as they end the server."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("SEGSRV_PORT", "x")
+        assert main(command) == WRONG_SETTINGS
+        assert capsys.readouterr().err.startswith("segsrv: SEGSRV_PORT=x: ")
 
 
 def test_help_is_no_fault(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from segsrv.journal import letters
 from segsrv.journal.dead_letters import FILES, DeadLetters
-from segsrv.journal.letters import LettersInUse
+from segsrv.journal.letters import FolderInUse
 
 
 def line(number) -> bytes:
@@ -196,7 +196,7 @@ class TestRemoving:
         left.write_bytes(b"half")
         with letters.exclusive(tmp_path):
             assert not left.exists()
-            with pytest.raises(LettersInUse), letters.exclusive(tmp_path):
+            with pytest.raises(FolderInUse), letters.exclusive(tmp_path):
                 pass
         with letters.exclusive(tmp_path):
             pass

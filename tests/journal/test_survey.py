@@ -112,6 +112,7 @@ class TestSound:
 
         assert numbers_of(found) == list(range(20))
         assert list(seen.frames()) == []
+        assert seen.gone == len(seen.segments)
 
 
 class TestDamage:

@@ -17,7 +17,8 @@ Rules:
   equal; by chance, one new event in 10^31 meets one of 10 million.
 * Records go to parts of a sixth of `ids_max`, in the order in which they are judged. When the
   others hold `ids_max` the oldest part is deleted, but only in `settle`, since an event that is
-  judged again must find what it found.
+  judged again must find what it found. That is bounded too: when more than a third of `ids_max` was
+  recorded since the last `settle`, the oldest part goes at once.
 * What can't be written costs records, never events and never their delivery: the next one of these
   ids is delivered too.
 

@@ -1,10 +1,12 @@
 """Deduplication: what becomes of events that come again, over restarts, damage and full disks."""
 
+import contextlib
 import errno
 import os
 import resource
 import shutil
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,26 @@ def refuse_writes(index):
         os.close(file)
 
     return accept
+
+
+@contextlib.contextmanager
+def descriptors_left(count):
+    """Leave this process no more than *count* file descriptors to open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 10, hard))
+    taken = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.fixture
@@ -394,20 +416,20 @@ class TestDamage:
         assert deliver(index, sent("a", "id-24", position=100)) == []
         index.close()
 
-    def test_a_lack_of_file_descriptors_is_no_damage(self, folder, caplog):
+    @pytest.mark.parametrize(("free", "known"), [(0, 0), (1, 5)], ids=["none", "one"])
+    def test_a_lack_of_file_descriptors_is_no_damage(self, folder, caplog, free, known):
         """Parts that can't be opened for now stay where they are, for the next start."""
-        before = {path: path.read_bytes() for path in self.filled(folder)}
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-        try:
+        before = self.filled(folder)
+        with descriptors_left(free):
             index = open_index(folder, ids_max=60)
-            assert deliver(index, sent("a", position=50)) == ["a"]
-            index.close()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        assert (index.set_aside, index.unrecorded) == (0, 1)
+        assert (index.set_aside, index.ids) == (0, known)
         assert os.strerror(errno.EMFILE) in caplog.text
-        assert {path: path.read_bytes() for path in folder.glob("*.ids")} == before
+        assert len(deliver(index, sent(*names(25), position=100))) == 25 - known
+        index.close()
+        assert all(path.exists() for path in before)
+        index = open_index(folder, ids_max=60)
+        assert deliver(index, sent(*names(25), position=200)) == []
+        index.close()
 
     def test_no_part_is_written_over(self, folder):
         """Even an index that could not see its parts makes none in their place."""
@@ -546,4 +568,16 @@ class TestFullDisk:
         index = open_index(tmp_path / "dedup" / "file")
         assert deliver(index, sent("a"), sent("a", position=1)) == ["a", "a"]
         assert index.unrecorded == 2
+        index.close()
+
+    def test_it_begins_as_soon_as_it_can(self, tmp_path):
+        """Once a batch the index asks the disk for room, and records again when it gets some."""
+        (tmp_path / "dedup").write_text("in the way")
+        index = open_index(tmp_path / "dedup" / "file")
+        assert deliver(index, sent(*names(5))) == names(5)
+        (tmp_path / "dedup").unlink()
+        assert deliver(index, sent(*names(5), position=10)) == names(5)
+        assert deliver(index, sent(*names(5), position=20)) == []
+        assert index.unrecorded == 5
+        assert [path.name for path in (tmp_path / "dedup" / "file").iterdir()] == ["0000000002.ids"]
         index.close()

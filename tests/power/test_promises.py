@@ -258,6 +258,18 @@ class TestJournal:
                 assert self.lines_of(state) == [b"{}\n"]
             disk.end_process()
 
+    def test_the_id_of_a_journal(self, losses):
+        """It lasts from the first start on, whoever began the journal's first segment."""
+
+        def start(root: Path) -> str:
+            journal = Journal(root, position_min=0)
+            journal.close()
+            return journal.id
+
+        for disk in losses.killed_at_each_call(nothing, start):
+            expected = start(disk.root)
+            assert {start(state) for state in losses.states(range(2))} == {expected}
+
     def test_a_tail_that_was_cut_off(self, losses):
         """What a start took away does not come back as damage."""
         with losses.new() as disk:

@@ -232,6 +232,8 @@ class SegmentLog:
             self._fd = open_file(newest.path, os.O_WRONLY | os.O_APPEND, self._file_mode)
             self._view = View(tuple(sealed), newest)
             self.end = newest.end
+            # Whoever began it may have been killed before its name was safe.
+            os.fsync(self._dir_fd)
         else:
             self._view = View(tuple(segments), None)
             self.end = max([self.end, *(segment.end for segment in segments[-1:])])

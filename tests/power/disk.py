@@ -10,8 +10,8 @@ that this model allows:
 - After `fsync` or `fdatasync` all of the file is safe. After one that failed it is not, even if a
   later one succeeds: the kernel may have dropped the pages. Only what is written again is.
 - The names in a folder persist in order up to some point, which is not before the folder's last
-  sync. So without one a new name may be there or be missing. A rename happens whole or not at all,
-  between two folders too.
+  sync; only removals may come before what was done earlier. So without one a new name may be there
+  or be missing. A rename happens whole or not at all, between two folders too.
 - A file that lost its last name is gone, and so is all below such a folder.
 
 A call can be made to fail, or to be the last of its process: `fail` and `kill`.

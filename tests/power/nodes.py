@@ -12,11 +12,15 @@ BLOCK_BYTES = 4096
 
 @dataclass(slots=True)
 class Choice:
-    """Picks one of n possibilities, 0 the oldest and n - 1 the newest; one way for each kind."""
+    """Picks one of n possibilities, 0 the oldest and n - 1 the newest; one way for each kind.
+
+    `removals` picks 1 of 2 where removals of names come before what was done earlier.
+    """
 
     blocks: Callable[[int], int]
     sizes: Callable[[int], int]
     names: Callable[[int], int]
+    removals: Callable[[int], int] = lambda _n: 0
 
     @staticmethod
     def random(source: random.Random) -> Choice:
@@ -28,19 +32,24 @@ class Choice:
                 bias
             ]
 
-        return Choice(kind(), kind(), kind())
+        return Choice(kind(), kind(), kind(), kind())
 
     @staticmethod
     def extremes() -> dict[str, Choice]:
         """Return a choice for each way to persist all or nothing of data, sizes and names."""
         ways = {"old": lambda _n: 0, "new": lambda n: n - 1}
+        names = {
+            "old": (ways["old"], ways["old"]),
+            "new": (ways["new"], ways["old"]),
+            "gone": (ways["old"], ways["new"]),
+        }
         return {
-            f"blocks {blocks} sizes {sizes} names {names}": Choice(
-                ways[blocks], ways[sizes], ways[names]
+            f"blocks {block} sizes {size} names {name}": Choice(
+                ways[block], ways[size], *names[name]
             )
-            for blocks in ways
-            for sizes in ways
-            for names in ways
+            for block in ways
+            for size in ways
+            for name in names
         }
 
 
@@ -120,6 +129,10 @@ class Change:
     names: dict[str, File | Folder | None]
     twin: tuple[Folder, Change] | None = field(default=None)
 
+    @property
+    def is_removal(self) -> bool:
+        return self.twin is None and all(node is None for node in self.names.values())
+
 
 class Folder:
     """Names now, those on stable storage, and the changes in between."""
@@ -144,7 +157,7 @@ class Folder:
 
     def persist(self, choice: Choice, path: Path) -> None:
         """Write to *path*, an empty folder, what *choice* leaves."""
-        counts: dict[Folder, int] = {}
+        counts = {}
         for folder in self._folders(set()):
             counts[folder] = choice.names(len(folder._changes) + 1)
         _join_twins(counts)
@@ -154,6 +167,10 @@ class Folder:
         entries = dict(self._safe)
         for change in self._changes[: counts[self]]:
             _apply(entries, change)
+        if choice.removals(2):
+            for change in self._changes[counts[self] :]:
+                if change.is_removal:
+                    _apply(entries, change)
         for name, node in entries.items():
             if isinstance(node, Folder):
                 (path / name).mkdir()

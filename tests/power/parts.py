@@ -47,6 +47,14 @@ class Journal:
         return self._log.first
 
     @property
+    def end(self) -> int:
+        return self._log.end
+
+    @property
+    def id(self) -> str:
+        return self._log.id
+
+    @property
     def damaged(self) -> int:
         return self._log.damaged_frames
 
@@ -69,7 +77,7 @@ class Sink:
     """A file sink with small files, driven without a loop of the caller's."""
 
     def __init__(self, data_dir: Path, runner: asyncio.Runner) -> None:
-        self._sink = FileSink(data_dir / "events", worker=0, file_bytes_max=SINK_FILE_BYTES_MAX)
+        self._sink = FileSink(data_dir / "events", file_bytes_max=SINK_FILE_BYTES_MAX)
         self._run = runner.run
         self._is_open = False
 

@@ -158,6 +158,17 @@ class TestNames:
         sync(disk.root)
         assert after_loss(disk, tmp_path) == [{"folder/file": b"1"}]
 
+    def test_a_removal_may_come_first(self, disk, tmp_path):
+        """A copy that takes a file's place is not there just because the file is gone."""
+        for name in ("old", "copy.tmp"):
+            (disk.root / name).touch()
+        sync(disk.root)
+        (disk.root / "copy.tmp").rename(disk.root / "copy")
+        (disk.root / "old").unlink()
+        states = [set(state) for state in after_loss(disk, tmp_path)]
+        for expected in ({"copy.tmp", "old"}, {"copy", "old"}, {"copy"}, {"copy.tmp"}):
+            assert expected in states
+
     def test_a_removed_file_may_be_back(self, disk, tmp_path):
         """A name that goes is as uncertain as one that comes."""
         (disk.root / "file").write_bytes(b"1")

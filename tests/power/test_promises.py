@@ -7,6 +7,7 @@ import asyncio
 import errno
 import gzip
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,10 +15,15 @@ import pytest
 from aiohttp import web
 
 from segsrv import Settings, create_app
+from segsrv.delivery.cursor import Mark
+from segsrv.delivery.dedup import DedupIndex, Sent
+from segsrv.delivery.set_aside import SetAside, parts_of
 from segsrv.errors import Unavailable
 from segsrv.files import make_dir, publish, replace_file
 from segsrv.geoip import download
+from segsrv.journal.reader import Reader
 from segsrv.journal.slots import SlotFile
+from segsrv.sinks.file_compression import compress
 from segsrv.write_keys import with_keys
 from tests.mmdb import mmdb_bytes
 from tests.power.disk import Disk, Killed
@@ -252,6 +258,18 @@ class TestJournal:
                 assert self.lines_of(state) == [b"{}\n"]
             disk.end_process()
 
+    def test_the_id_of_a_journal(self, losses):
+        """It lasts from the first start on, whoever began the journal's first segment."""
+
+        def start(root: Path) -> str:
+            journal = Journal(root, position_min=0)
+            journal.close()
+            return journal.id
+
+        for disk in losses.killed_at_each_call(nothing, start):
+            expected = start(disk.root)
+            assert {start(state) for state in losses.states(range(2))} == {expected}
+
     def test_a_tail_that_was_cut_off(self, losses):
         """What a start took away does not come back as damage."""
         with losses.new() as disk:
@@ -262,7 +280,7 @@ class TestJournal:
             with newest.open("ab") as file:
                 file.write(b"\0" + b"x" * 30)
         with Disk(disk.root) as losses.disk:
-            Journal(disk.root, position_min=1_000).close()
+            Journal(disk.root, position_min=0).close()
         for state in losses.states():
             assert self.lines_of(state) == [b'{"n":1}\n']
             assert self.damaged == 0
@@ -375,6 +393,85 @@ class TestFileSink:
             for state in losses.states(range(2)):
                 assert b"".join(sent_lines(state)) == batch.content
 
+    @pytest.mark.parametrize("method", ["gzip", "zstd"])
+    def test_a_file_that_is_compressed(self, losses, method):
+        """Before, in between and afterwards there is one that is whole."""
+        lines = [b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * 99) for number in range(200)]
+
+        def write(root: Path) -> None:
+            make_dir(root / "events")
+            replace_file(root / "events" / "1.ndjson", b"".join(lines))
+
+        def work(root: Path) -> None:
+            compress(root / "events" / "1.ndjson", method, lambda: False)
+
+        for _disk in losses.killed_at_each_call(write, work):
+            for state in losses.states(range(2)):
+                assert sent_lines(state) == lines
+        for state in losses.states():
+            assert sent_lines(state) == lines
+
+
+class TestSetAside:
+    @pytest.mark.parametrize("has_links", [True, False])
+    def test_a_part_that_a_sink_lacks(self, losses, has_links, monkeypatch):
+        """It is there with its range and all its segments, also once the journal let go of them."""
+        with losses.new() as disk:
+            if not has_links:
+
+                def refuse(*_arguments: object, **_options: object) -> None:
+                    raise OSError(errno.EPERM, "Operation not permitted")
+
+                monkeypatch.setattr(os, "link", refuse)
+            journal, lines = Journal(disk.root, position_min=0), []
+            for number in range(9):
+                lines.append(b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * 2_500))
+                journal.append([lines[-1]])
+            folder = disk.root / "journal" / "w0"
+            aside = SetAside(disk.root / "set-aside" / "sink", bytes_max=1 << 20)
+            marks = aside.move({"w0": (folder, journal.id, Mark(0), journal.end)}, keep_bytes=0)
+            journal.release(marks["w0"].position)
+            journal.close()
+        assert marks
+        for state in losses.states():
+            ((path, part),) = parts_of(state / "set-aside" / "sink")
+            found = Reader(path / "w0").read(0, bytes_max=1 << 20, end=part["end"][0])
+            assert found.lines
+            assert b"".join(lines).startswith(found.lines)
+            assert found.end == part["end"][0]
+
+
+class TestDedup:
+    def kept(self, root: Path, position: int, count: int = 500) -> bytes:
+        """Judge events of the same ids, from *position* on, and sync; return what is kept."""
+        index = DedupIndex(root / "state" / "dedup", window_s=3_600, ids_max=1_200)
+        self.set_aside = index.set_aside
+        ids = [str(number) for number in range(count)]
+        positions = range(position, position + count)
+        kept = index.judge([Sent("key", "flat", 1_000_000, "ab" * 16, ids, positions)])
+        assert index.sync()
+        index.close()
+        return kept
+
+    def test_an_id_that_was_recorded(self, losses):
+        """Once synced it is known for good, over all parts; the same event is kept again."""
+        with losses.new() as disk:
+            assert set(self.kept(disk.root, 0)) == {1}
+        for state in losses.states():
+            assert set(self.kept(state, 0)) == {1}
+            assert set(self.kept(state, 1_000)) == {0}
+
+    def test_a_damaged_part(self, losses):
+        """It is moved away once, so that the next start goes on without it."""
+        with losses.new() as disk:
+            self.kept(disk.root, 0)
+            part = min(disk.root.rglob("*.ids"))
+            part.write_bytes(b"x" * part.stat().st_size)
+            self.kept(disk.root, 0)
+            assert self.set_aside == 1
+            self.kept(disk.root, 0)
+            assert self.set_aside == 0
+
 
 KEY = "k"
 
@@ -398,9 +495,13 @@ class TestServer:
         answered: list[int] = []
         lost: list[tuple[Path, list[int]]] = []
         target = tmp_path / "after"
+        # From the first answer on.
+        calls_left = 3 + 17 * seed
 
         def watch() -> None:
-            if disk.calls == 30 + 17 * seed:
+            nonlocal calls_left
+            calls_left -= bool(answered)
+            if calls_left == 0 and not lost:
                 lost.append((disk.lose_power(seed, target), list(answered)))
 
         with losses.new() as disk:

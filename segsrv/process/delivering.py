@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 
@@ -22,7 +23,7 @@ from segsrv.files import make_dir
 from segsrv.journal import lock
 from segsrv.ops.peers import DELIVERY, Peers, Report
 from segsrv.ops.sink_metrics import delivery_report
-from segsrv.process.supervisor import STOP_SIGNALS, Start
+from segsrv.process.supervisor import Start
 from segsrv.settings import Settings
 from segsrv.sinks.registry import build
 
@@ -47,8 +48,8 @@ def run_delivery(settings: Settings, board: Board, start: Start) -> int:
 async def _deliver(settings: Settings, board: Board, start: Start) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
+    # Not SIGINT, which a terminal sends to all: the workers end first.
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
     if (parent_fd := start.parent_fd) is not None:
 
         def parent_is_gone() -> None:

@@ -255,7 +255,8 @@ class Settings:
                 batch_bytes_max=self.flush_bytes_max,
                 batch_interval_s=self.flush_interval_s,
                 retry_s_max=self.sink_retry_s_max,
-                lag_bytes_max=self.journal_bytes_max,
+                # Of all journals together, each of which has that limit by itself.
+                lag_bytes_max=self.journal_bytes_max * self.workers,
             )
             for sink in given
         )

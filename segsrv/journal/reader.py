@@ -239,7 +239,8 @@ class Pieces:
             stop = min(segment.end, limit, segment.base + _file_bytes(fd))
             has_header = segment.has_header and at < segment.start
             begin = segment.base if has_header else max(at, segment.base)
-            size = max(min(size + HEADER_BYTES, stop - begin), HEADER_BYTES if has_header else 0)
+            header_bytes = HEADER_BYTES if has_header else 0
+            size = max(min(size + header_bytes, stop - begin), header_bytes)
             buffer = _pread(fd, size, begin - segment.base)
             at = self._pass_header(segment, buffer, at, stop) if has_header else begin
             while at < stop:

@@ -27,7 +27,7 @@ async def test_what_was_parsed_is_gone_before_the_commit_ends(
         payloads.append(weakref.ref(payload))
         return payload
 
-    def held(_commit, _lines, _dead_letters):
+    def held(_commit, _lines, _dead_letters, _run):
         commits.append(asyncio.get_running_loop().create_future())
         return commits[-1]
 

@@ -31,7 +31,13 @@ class TestForeignFiles:
     @pytest.mark.parametrize("make", [a_file, *KINDS])
     @pytest.mark.parametrize(
         "name",
-        ["backup.journal", "1.segment", f"{'9' * 20}.segment", "-0000000000000000001.journal"],
+        [
+            "backup.journal",
+            "1.segment",
+            "00000000000000005000.journal.segment",
+            f"{'9' * 20}.segment",
+            "-0000000000000000001.journal",
+        ],
     )
     def test_names_that_are_no_positions(self, tmp_path, caplog, make, name):
         """A copy that somebody put there neither prevents a start nor is ever touched."""

@@ -45,6 +45,7 @@ class _Operated:
     health: Health
 
 
+STATION = web.AppKey("segsrv_station", Station)
 _OPERATED = web.AppKey("segsrv_operated", _Operated)
 
 
@@ -90,6 +91,7 @@ def create_app(
 
     app = web.Application(client_max_size=settings.body_bytes_max)
     app[TALLY] = tally
+    app[STATION] = station
     app.cleanup_ctx.append(_journal(station, ingest))
     app.cleanup_ctx.append(_background(settings, peers, health, databases, pipeline))
     app.on_shutdown.append(health.stop)

@@ -119,6 +119,16 @@ class SinkMisconfigured(SegsrvError):
     code = "sink_misconfigured"
 
 
+class SinkClosed(SinkMisconfigured):
+    """Nobody reads what the sink writes any more, and nobody will.
+
+    A server all of whose sinks are closed ends with `exit_code`; its events stay in the journal.
+    """
+
+    code = "sink_closed"
+    exit_code = 4
+
+
 class SinkRejected(SegsrvError):
     """The sink refuses events for good; trying again can't help.
 

@@ -22,7 +22,7 @@ def small_disk(folder: Path, kind: str) -> Iterator[Path]:
     disk.mkdir()
     if kind == "ext4":
         if shutil.which("mkfs.ext4") is None:
-            skip_or_fail("a small disk with ext4 needs the command `mkfs.ext4`")
+            skip_or_fail("a small disk with ext4 needs `mkfs.ext4`: run tests/install_disks.sh")
         image = folder / "image"
         image.write_bytes(bytes(DISK_BYTES))
         _run("mkfs.ext4", "-q", "-F", image)

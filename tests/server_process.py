@@ -1,9 +1,9 @@
 """The real server as a child process, for tests that need more than an application object.
 
 The child is `python -m segsrv serve` of this work tree, or another program with the same flags,
-on a free loopback port. It is ready
-when it prints where it listens. Its output goes to files beside the data directory, never to
-pipes, so a talkative server cannot block. Only the process started here is ever signalled.
+on a free loopback port. It is ready when it prints where it listens. Its output goes to files
+beside the data directory, not to pipes, so a talkative server cannot block; a test of pipes gives
+it one as `stdout`. Only the process started here is ever signalled.
 """
 
 import json
@@ -42,6 +42,7 @@ class ServerProcess:
         environ: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "segsrv"),
         umask: int = -1,
+        stdout: int | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.write_keys = tuple(write_keys)
@@ -51,6 +52,7 @@ class ServerProcess:
         self._program = tuple(program)
         self._environ = dict(environ or {})
         self._umask = umask
+        self._stdout = stdout
         self._process: subprocess.Popen[bytes] | None = None
         self._stdout_path = self.data_dir.parent / f"{self.data_dir.name}.stdout"
         self._stderr_path = self.data_dir.parent / f"{self.data_dir.name}.stderr"
@@ -98,13 +100,13 @@ class ServerProcess:
         self._stdout_path.parent.mkdir(parents=True, exist_ok=True)
         with self._stdout_path.open("ab") as stdout, self._stderr_path.open("ab") as stderr:
             # A restart appends to the same file, so its banner is looked for after this point.
-            banner_from = stdout.tell()
+            banner_from = (stderr if self._is_stdout_a_sink else stdout).tell()
             self._process = subprocess.Popen(
                 command,
                 cwd=REPOSITORY,
                 env=inherited | self._environ,
                 stdin=subprocess.DEVNULL,
-                stdout=stdout,
+                stdout=stdout if self._stdout is None else self._stdout,
                 stderr=stderr,
                 umask=self._umask,
             )
@@ -157,6 +159,10 @@ class ServerProcess:
         return stored
 
     @property
+    def _is_stdout_a_sink(self) -> bool:
+        return any("stdout:" in arg for arg in self._args)
+
+    @property
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise RuntimeError("the server was not started")
@@ -167,7 +173,8 @@ class ServerProcess:
         while True:
             # Asked before reading: what an ended process printed is complete.
             exit_code = self.exit_code
-            printed = self._stdout_path.read_bytes()[banner_from:].decode(errors="replace")
+            path = self._stderr_path if self._is_stdout_a_sink else self._stdout_path
+            printed = path.read_bytes()[banner_from:].decode(errors="replace")
             if match := _LISTENING.search(printed):
                 self.url, self.port = match[1], int(match[2])
                 return

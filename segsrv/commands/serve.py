@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from segsrv import logs, process
 from segsrv.commands.preflight import describe, verified
 from segsrv.delivery.journals import journal_dir
 from segsrv.settings import Settings, sources
+from segsrv.sinks.stdout import StdoutSink
 from segsrv.write_keys import key_path
 
 _EXAMPLE = (
@@ -37,7 +39,9 @@ def run(flags: argparse.Namespace) -> int:
             lines.append(f"  key file    {key_path(settings)}")
         if is_first_start:
             lines += ["", "A write key was made. Try it:", "", _curl(url, settings)]
-        print("\n".join(lines), flush=True)
+        # Where events go to the standard output, nothing else does.
+        is_taken = any(isinstance(built.sink, StdoutSink) for built in sinks)
+        print("\n".join(lines), flush=True, file=sys.stderr if is_taken else sys.stdout)
 
     return process.serve(settings, announce)
 

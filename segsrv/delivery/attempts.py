@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
-from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable, Unavailable
+from segsrv.errors import SinkClosed, SinkMisconfigured, SinkRejected, SinkUnavailable, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ class Attempts:
         self.state: State = "ok"
         self.message = ""
         self.failures = 0
+        self.is_closed = False
         self._timeout_s = timeout_s
         self._retry_s_max = retry_s_max
 
@@ -55,6 +56,7 @@ class Attempts:
                 self._failed("retrying", f"no answer within {limit_s:g} s")
             except SinkMisconfigured as error:
                 self._failed("misconfigured", str(error))
+                self.is_closed = isinstance(error, SinkClosed)
                 delay_s = max(delay_s, min(MISCONFIGURED_RETRY_S, self._retry_s_max))
             except (SinkUnavailable, Unavailable, OSError) as error:
                 self._failed("retrying", str(error))
@@ -73,9 +75,11 @@ class Attempts:
         if self.state != "ok":
             logger.warning("sink: works again sink=%s", self.name)
         self.state, self.message = "ok", ""
+        self.is_closed = False
 
     def _failed(self, state: State, message: str) -> None:
         self.failures += 1
+        self.is_closed = False
         if self.state != state:
             text = "unavailable, will retry" if state == "retrying" else "misconfigured"
             logger.error("sink: %s sink=%s error=%s", text, self.name, message)

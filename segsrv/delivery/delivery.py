@@ -19,6 +19,7 @@ from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.set_aside import SetAside
 from segsrv.delivery.shipper import Limits, Shipper
 from segsrv.delivery.source import Source
+from segsrv.errors import SinkClosed
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.settings import Settings
 from segsrv.sinks.registry import Built
@@ -40,7 +41,7 @@ class Delivery:
 
     `refusal` says, for any thread to read, why events should be refused for a sink's sake, and
     `full_sink` is that sink's number, counted from 1. `on_waiting` is called when `is_waiting` may
-    have changed.
+    have changed, `on_closed` when no sink is left whose other end is there.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Delivery:
         self.refusal: str | None = None
         self.full_sink = 0
         self.on_waiting: Callable[[], None] = lambda: None
+        self.on_closed: Callable[[], None] = lambda: None
         self._settings = settings
         self._owner = owner
         self._guard = guard
@@ -74,7 +76,8 @@ class Delivery:
         self._watch = asyncio.create_task(self._watch_lags(), name="segsrv-lags")
 
     async def stop(self, grace_s: float) -> None:
-        """Deliver for at most *grace_s* more."""
+        """Deliver for at most *grace_s* more; not at all to sinks that are closed."""
+        grace_s = 0 if self.is_closed else grace_s
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
@@ -91,6 +94,16 @@ class Delivery:
     def is_waiting(self) -> bool:
         """Whether a shipper sleeps until it is woken."""
         return any(shipper.is_waiting for shipper in self.shippers)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody reads what any of the sinks writes; see SinkClosed."""
+        return all(shipper.attempts.is_closed for shipper in self.shippers)
+
+    def closed_error(self) -> SinkClosed:
+        """Return what a server ends with when `is_closed`."""
+        reasons = ", ".join(shipper.message for shipper in self.shippers)
+        return SinkClosed(f"{reasons}; the events that were not written stay in the journal")
 
     def wake(self) -> None:
         """Say that a journal has grown."""
@@ -171,6 +184,8 @@ class Delivery:
         """Look for sinks that lag too far, for as long as this runs."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            if self.is_closed:
+                self.on_closed()
             refusal, full_sink = None, 0
             for number, (built, shipper) in enumerate(self._pairs(), 1):
                 try:

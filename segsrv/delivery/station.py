@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from segsrv.board import Board
@@ -39,6 +39,7 @@ class Station:
         self.worker = worker
         self.commit: GroupCommit | None = None
         self.delivery: Delivery | None = None
+        self.on_closed: Callable[[], None] = lambda: None
         self._board = board
         # Mounted in several processes, each has a delivery of its own.
         is_alone = board is not None or settings.workers == 1
@@ -125,6 +126,7 @@ class Station:
             delivery = Delivery(
                 settings, built, [own, *self._left], owner=self._owner, guard=commit.log.check_lock
             )
+            delivery.on_closed = self.on_closed
             await delivery.start()
             return delivery
 

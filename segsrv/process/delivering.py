@@ -65,12 +65,15 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
             asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim"),
         ]
         logger.info("started delivery pid=%d", os.getpid())
+        delivery.on_closed = stop.set
         start.on_ready()
         await stop.wait()
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
         logger.info("stopping delivery")
+        if delivery.is_closed:
+            raise delivery.closed_error()
 
 
 @contextlib.asynccontextmanager

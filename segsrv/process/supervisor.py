@@ -5,6 +5,8 @@ Rules:
   are needed were ready ends the server with its status.
 - After that a child that ends, for whatever reason, is started again: after 0.2 s, then twice as
   long each time up to 10 s, and after 0.2 s again once it ran for a minute. The others go on.
+- A child that ends with SinkClosed's status ends the server with it: there is nobody left to
+  deliver to.
 - A stop asks the children that are not `is_last` first, and those when the others have ended, so
   that delivery still finds what the last requests brought. One that has not ended `stop_s_max`
   after it was asked is killed, and the exit status is 1.
@@ -23,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from segsrv.errors import SegsrvError, SettingsError
+from segsrv.errors import SegsrvError, SettingsError, SinkClosed
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +221,11 @@ class Supervisor:
                 self._status = max(self._status, abs(status))
             return
         if status in STARTUP_FAILURES and not self._is_started and state.child.is_needed:
+            self._status = status
+            self._is_stopping = True
+            return
+        if status == SinkClosed.exit_code:
+            # Events would only pile up.
             self._status = status
             self._is_stopping = True
             return

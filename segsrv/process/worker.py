@@ -16,7 +16,7 @@ import uvloop
 from aiohttp import web
 
 from segsrv import allocator
-from segsrv.app import create_app, create_ops_app
+from segsrv.app import STATION, create_app, create_ops_app
 from segsrv.board import Board
 from segsrv.errors import Overloaded, SegsrvError
 from segsrv.http.connection import Connection
@@ -76,7 +76,13 @@ async def _serve(
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)
     app = create_app(settings, worker=worker, board=board)
-    tally = app[TALLY]
+    tally, station = app[TALLY], app[STATION]
+
+    def close() -> None:
+        # Called in the thread that delivers.
+        loop.call_soon_threadsafe(stop.set)
+
+    station.on_closed = close
     async with contextlib.AsyncExitStack() as stack:
         if listeners.ops is not None:
             # First, so that it ends last: operators want to see how a stop goes on.
@@ -103,6 +109,8 @@ async def _serve(
         await stop.wait()
         trimming.cancel()
         logger.info("stopping worker=%d", worker)
+        if station.delivery is not None and station.delivery.is_closed:
+            raise station.delivery.closed_error()
 
 
 @contextlib.asynccontextmanager

@@ -26,6 +26,8 @@ DeliveryIn = Literal["auto", "process", "thread"]
 Privacy = Literal["keep", "strict", "comply"]
 StoredKey = Literal["secret", "id", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+FileRotate = Literal["day", "hour"]
+FileCompress = Literal["none", "gzip", "zstd"]
 FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 
 GIB = 1 << 30
@@ -140,6 +142,22 @@ class Settings:
     )
     file_bytes_max: int = option(
         256 * MIB, "one file of the file sink, then the next is begun", low=64 << 10, high=1 << 40
+    )
+    file_rotate: FileRotate = option(
+        "day", "when the file sink begins a new file at the latest, in UTC"
+    )
+    file_compress: FileCompress = option("none", "how the file sink's closed files are compressed")
+    file_retention_s: float = option(
+        0.0,
+        "delete the file sink's closed files this long after their last event; 0 keeps them",
+        low=0,
+        high=3_660 * 86_400,
+    )
+    file_total_bytes_max: int = option(
+        0,
+        "all files of a file sink, then the oldest closed ones are deleted; 0 is no limit",
+        low=0,
+        high=1 << 60,
     )
     shutdown_grace_s: float = option(
         10.0, "after SIGTERM: time for requests in flight and sinks", low=0, high=600

@@ -1,20 +1,26 @@
-"""One JSON object a line, in files by day: `<root>/2026-11-23/w0-<batch>-<mark>.ndjson`.
+"""One JSON object a line, in files by day or hour: `<root>/2026-11-23/140509.123456-<mark>.ndjson`.
 
-The mark is random: a file that another server, or this one before its journal was removed, wrote
-for the same position is never taken for this one and cut off.
+`file_names` says what is in a name, and how a closed file is told. A writer closes a file when a
+batch goes to a later one, or when the file's day or hour is over and the last batch is stored; so
+what a closed file holds is complete. A batch that is sent again after that, because the cursor was
+older than the file, is found in it, compressed or not, and isn't stored twice. A closed file is
+never written to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import logging
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from segsrv.errors import SinkUnavailable
 from segsrv.files import (
@@ -27,9 +33,24 @@ from segsrv.files import (
 )
 from segsrv.settings import Settings
 from segsrv.sinks.base import Batch, Placement
+from segsrv.sinks.file_compression import UNREADABLE, compressed_names, open_any
+from segsrv.sinks.file_names import (
+    SUFFIX,
+    WRITE_BITS,
+    FileName,
+    Rotation,
+    is_closed,
+    period_end,
+    with_mark,
+)
+from segsrv.sinks.file_upkeep import FileStats, Upkeep
 
+logger = logging.getLogger(__name__)
+
+FILE_BYTES_MAX = 256 << 20
 MARK_BYTES = 4
 
+Compression = Literal["none", "gzip", "zstd"]
 T = TypeVar("T")
 
 
@@ -42,7 +63,7 @@ def root_of(url: str, settings: Settings) -> Path:
 
 
 class FileSink:
-    """Appends batches to files under *root*; a file ends with its UTC day or its size.
+    """Appends batches to files under *root*; a file ends with its UTC day or hour, or its size.
 
     A placement is `{"file", "offset", "bytes"}`. Sending cuts the file at the offset first, so that
     a batch that was half written before a crash is written once. If the journal has lost a part of
@@ -50,24 +71,39 @@ class FileSink:
     """
 
     def __init__(
-        self, root: Path, *, worker: int, file_bytes_max: int, file_mode: int = FILE_MODE
+        self,
+        root: Path,
+        *,
+        name: str = "",
+        file_bytes_max: int = FILE_BYTES_MAX,
+        file_rotate: Rotation = "day",
+        file_compress: Compression = "none",
+        file_retention_s: float = 0.0,
+        file_total_bytes_max: int = 0,
+        file_mode: int = FILE_MODE,
     ) -> None:
         self.root = root
-        self._worker = worker
+        self.name = name or f"file:{root}"
+        self.stats = FileStats()
         self._file_bytes_max = file_bytes_max
+        self._rotation = file_rotate
         self._file_mode = file_mode
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-file-sink")
-
-    @classmethod
-    def from_url(cls, url: str, settings: Settings, *, worker: int) -> FileSink:
-        """Build from `file:PATH`, or `file:` for the default folder."""
-        root = root_of(url, settings)
-        return cls(
+        self._upkeep = Upkeep(
+            self.name,
             root,
-            worker=worker,
-            file_bytes_max=settings.file_bytes_max,
-            file_mode=int(settings.file_mode, 8),
+            self.stats,
+            self._close_if_over,
+            method=None if file_compress == "none" else file_compress,
+            retention_s=file_retention_s,
+            total_bytes_max=file_total_bytes_max,
         )
+        # The lock is for what follows it: files of this writer that are not closed, and the batch
+        # that is planned but perhaps not stored. While it is, none of them is closed by the clock.
+        self._busy = threading.Lock()
+        self._open_files: set[str] = set()
+        self._in_flight: Placement | None = None
+        self._mark = ""
 
     async def check(self) -> None:
         if blocked := obstacle(self.root):
@@ -77,45 +113,71 @@ class FileSink:
 
     async def open(self) -> None:
         await self._run(lambda: make_dir(self.root, self._file_mode))
+        self._upkeep.start()
 
     async def plan(self, batch: Batch, last: Placement) -> Placement:
         return await self._run(lambda: self._plan(batch, last, datetime.now(UTC)))
 
     async def send(self, batch: Batch, placement: Placement) -> None:
-        await self._run(lambda: self._write(batch, placement))
+        await self._run(lambda: self._send(batch, placement))
 
     async def close(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        """End both threads; the file stays open, since a restart goes on with it."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._upkeep.stop)
+        await loop.run_in_executor(None, self._thread.shutdown)
 
     def describe(self) -> str:
         return f"file:{self.root}"
 
     async def _run(self, work: Callable[[], T]) -> T:
+        def alone() -> T:
+            with self._busy:
+                return work()
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, alone)
         except OSError as error:
             raise SinkUnavailable(f"{self.root}: {error.strerror or error}") from error
 
     def _plan(self, batch: Batch, last: Placement, now: datetime) -> Placement:
-        day = f"{now:%Y-%m-%d}"
-        if last and last["file"].startswith(day + "/"):
+        was = FileName.parse(last["file"]) if last else None
+        if last and last == self._in_flight:
+            self._take_back(last)
+        if was is not None:
+            self._learn(was.mark)
+            if was.began.date() == now.date():
+                # The clock may have been set back; a day's names are in order all the same.
+                now = max(now, was.began + timedelta(microseconds=1))
+        mark = was.mark if was else secrets.token_hex(MARK_BYTES)
+        placement = {"file": str(FileName(now, mark)), "offset": 0, "bytes": batch.size}
+        if was is not None and was.began < now < period_end(was.began, self._rotation):
             offset = last["offset"] + last["bytes"]
-            path = self.root / last["file"]
-            # A file that was moved away or emptied must not be continued behind a hole.
-            is_there = path.exists() and path.stat().st_size >= offset
-            if is_there and offset < self._file_bytes_max:
-                return {"file": last["file"], "offset": offset, "bytes": batch.size}
-        mark = secrets.token_hex(MARK_BYTES)
-        name = f"{day}/w{self._worker}-{batch.id}-{mark}.ndjson"
-        return {"file": name, "offset": 0, "bytes": batch.size}
+            if offset < self._file_bytes_max and _can_go_on(self.root / last["file"], offset):
+                placement |= {"file": last["file"], "offset": offset}
+        # A plan is only asked for when all before it is stored, or given up.
+        self._close_files(self._open_files - {placement["file"]})
+        self._in_flight = placement
+        return placement
+
+    def _send(self, batch: Batch, placement: Placement) -> None:
+        if (name := FileName.parse(placement["file"])) is not None:
+            self._learn(name.mark)
+        self._in_flight = placement
+        self._write(batch, placement)
+        self._in_flight = None
 
     def _write(self, batch: Batch, placement: Placement) -> None:
-        path, offset = self.root / placement["file"], placement["offset"]
-        if offset and not (path.exists() and path.stat().st_size >= offset):
-            # The operator took the file away after the batch was planned. A file of its own can be
-            # written again from its first byte, which what is left of the other one can't.
-            path, offset = path.with_name(f"{path.stem}-{batch.id}{path.suffix}"), 0
         planned_bytes = placement["bytes"]
+        path, offset = self.root / placement["file"], placement["offset"]
+        while not _is_writable(path, offset):
+            # Closed, since the cursor is older than the file; or taken away by the operator after
+            # the batch was planned. A file of the batch's own can be written again from its first
+            # byte, which what is left of the other one can't.
+            if _has_lines(path, offset, planned_bytes):
+                return
+            path, offset = path.with_name(f"{path.stem}-{batch.id}{SUFFIX}"), 0
+        self._open_files.add(str(path.relative_to(self.root)))
         if batch.size < planned_bytes and _has_lines(path, offset, planned_bytes):
             return
         flags = os.O_WRONLY | os.O_APPEND
@@ -134,20 +196,87 @@ class FileSink:
                 with contextlib.suppress(OSError):
                     os.ftruncate(fd, offset)
                 raise
+            if os.fstat(fd).st_nlink == 0:
+                # Deleted since it was opened; what was written is gone with it.
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         finally:
             os.close(fd)
         if offset == 0:
             # Also when an earlier try made the file: it may have failed before this.
             sync_dir(path.parent)
 
+    def _take_back(self, placement: Placement) -> None:
+        """Cut off what a crash left of a batch that delivery has given up: it is kept elsewhere."""
+        path, offset = self.root / placement["file"], placement["offset"]
+        if _can_go_on(path, offset):
+            os.truncate(path, offset)
+
+    def _learn(self, mark: str) -> None:
+        """Find this writer's files of before the start; only a placement says who it is."""
+        if mark != self._mark:
+            self._open_files |= set(with_mark(self.root, mark))
+            self._mark = mark
+
+    def _close_if_over(self) -> None:
+        """Close the files whose day or hour is over, if nothing is on its way to them."""
+        if not self._busy.acquire(blocking=False):
+            return
+        try:
+            if self._in_flight is None:
+                now = datetime.now(UTC)
+                self._close_files({file for file in self._open_files if self._is_over(file, now)})
+        finally:
+            self._busy.release()
+
+    def _is_over(self, file: str, now: datetime) -> bool:
+        name = FileName.parse(file)
+        return name is None or period_end(name.began, self._rotation) <= now
+
+    def _close_files(self, files: set[str]) -> None:
+        for file in files:
+            path = self.root / file
+            try:
+                path.chmod(path.stat().st_mode & 0o777 & ~WRITE_BITS)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                logger.warning(
+                    "sink: a file can't be closed sink=%s file=%s error=%s", self.name, file, error
+                )
+            else:
+                self._upkeep.file_closed()
+        self._open_files -= files
+
+
+def _is_writable(path: Path, offset: int) -> bool:
+    """Say whether a batch can be put at *offset* of *path*, or begin it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return offset == 0 and not any(name.exists() for name in compressed_names(path))
+    return not is_closed(status) and status.st_size >= offset
+
+
+def _can_go_on(path: Path, offset: int) -> bool:
+    """Say whether *path* is there; one moved or emptied must not be continued behind a hole."""
+    return path.exists() and _is_writable(path, offset)
+
 
 def _has_lines(path: Path, offset: int, size: int) -> bool:
-    """Say whether whole lines stand in all *size* bytes from *offset* on."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-    except FileNotFoundError:
-        return False
-    # A power cut may leave zeros where the data of a write was still to come.
-    return len(data) == size and data.endswith(b"\n") and b"\0" not in data
+    """Say whether whole lines stand in all *size* bytes from *offset* on of a file.
+
+    If it was compressed, it is the other one that is read; of a file that is being compressed there
+    is always one of both.
+    """
+    for name in (path, *compressed_names(path)):
+        try:
+            with open_any(name) as file:
+                file.seek(offset)
+                data = file.read(size)
+        except FileNotFoundError:
+            continue
+        except UNREADABLE:
+            return False
+        # A power cut may leave zeros where the data of a write was still to come.
+        return len(data) == size and data.endswith(b"\n") and b"\0" not in data
+    return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from segsrv.settings.fields import option
+from segsrv.settings.model import FileCompress, FileRotate
 from segsrv.settings.sink import DEFAULT_SINK
 from segsrv.sinks.file import FileSink, root_of
 from segsrv.sinks.kind import Kind, SinkSpec
@@ -18,6 +19,14 @@ class FileOptions:
 
     file_bytes_max: int | None = option(
         None, "one file, then the next is begun", low=64 << 10, high=1 << 40
+    )
+    file_rotate: FileRotate | None = option(None, "when a new file is begun at the latest")
+    file_compress: FileCompress | None = option(None, "how closed files are compressed")
+    file_retention_s: float | None = option(
+        None, "delete closed files this long after their last event", low=0, high=3_660 * 86_400
+    )
+    file_total_bytes_max: int | None = option(
+        None, "all files, then the oldest closed ones are deleted", low=0, high=1 << 60
     )
 
 
@@ -33,7 +42,7 @@ def _make(spec: SinkSpec) -> FileSink:
         given[name] = getattr(spec.settings, name) if own is None else own
     return FileSink(
         root_of(spec.url, spec.settings),
-        worker=0,
+        name=spec.name,
         file_mode=int(spec.settings.file_mode, 8),
         **given,
     )

@@ -26,7 +26,10 @@ from segsrv.sinks.kind import Kind, SinkSpec
 
 GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
-_BUILT_IN = {"file": ("segsrv.sinks.file_kind", "FILE")}
+_BUILT_IN = {
+    "file": ("segsrv.sinks.file_kind", "FILE"),
+    "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
+}
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,53 +12,29 @@ from segsrv.delivery.cursor import CursorFile
 from segsrv.errors import SinkUnavailable
 from segsrv.files import write_all
 from segsrv.sinks import file as file_module
-from segsrv.sinks.base import Batch
+from segsrv.sinks import file_compression
 from segsrv.sinks.file import FileSink
+from segsrv.sinks.file_upkeep import Upkeep
 from tests.delivery.shipping import append, open_log, shipping
+from tests.delivery.stored_files import (
+    MIB,
+    NOON,
+    batch,
+    names,
+    of_lines,
+    put,
+    set_clock,
+    stored,
+)
 from tests.waiting import until
-
-MIB = 1 << 20
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 @pytest.fixture
 async def sink(tmp_path):
-    sink = FileSink(tmp_path / "events", worker=0, file_bytes_max=MIB)
+    sink = FileSink(tmp_path / "events", file_bytes_max=MIB)
     await sink.open()
     yield sink
     await sink.close()
-
-
-def batch(*numbers: int) -> Batch:
-    lines = b"".join(b'{"n":%d}\n' % number for number in numbers)
-    return of_lines(lines, f"test-{numbers[0]}")
-
-
-def of_lines(lines: bytes, batch_id: str = "test-3") -> Batch:
-    return Batch(batch_id, [lines], lines.count(b"\n"), list)
-
-
-def stored(root: Path) -> list[bytes]:
-    """Return all lines below *root*, found as users are told to find them."""
-    files = sorted(root.glob("events/**/*.ndjson"))
-    data = [file.read_bytes() for file in files]
-    assert all(part.endswith(b"\n") for part in data if part), "a torn line"
-    return b"".join(data).splitlines(keepends=True)
-
-
-def set_clock(monkeypatch, now: datetime) -> None:
-    class Clock(datetime):
-        @classmethod
-        def now(cls, _zone=None) -> datetime:
-            return now
-
-    monkeypatch.setattr(file_module, "datetime", Clock)
-
-
-async def put(sink: FileSink, part: Batch, last: dict) -> dict:
-    placement = await sink.plan(part, last)
-    await sink.send(part, placement)
-    return placement
 
 
 class TestFiles:
@@ -86,7 +62,7 @@ class TestFiles:
     async def test_a_full_file_is_followed_by_another(self, tmp_path, monkeypatch):
         """A file at its size limit takes nothing more, and their names keep the order."""
         set_clock(monkeypatch, NOON)
-        sink = FileSink(tmp_path / "events", worker=0, file_bytes_max=20)
+        sink = FileSink(tmp_path / "events", file_bytes_max=20)
         placement: dict = {}
         for number in range(10, 20):
             placement = await put(sink, batch(number), placement)
@@ -153,7 +129,7 @@ class TestFiles:
 
     async def test_two_servers_on_one_folder_do_not_harm_each_other(self, tmp_path, sink):
         """Positions of two journals may be equal; what one wrote the other never cuts off."""
-        other = FileSink(tmp_path / "events", worker=0, file_bytes_max=MIB)
+        other = FileSink(tmp_path / "events", file_bytes_max=MIB)
         ours, theirs = await sink.plan(batch(1), {}), await other.plan(batch(1), {})
         await sink.send(batch(1), ours)
         await other.send(batch(1), theirs)
@@ -189,7 +165,7 @@ class TestFiles:
     async def test_a_file_in_the_way_of_the_folder(self, tmp_path):
         """A root that can't be a folder is the sink being unavailable, not a surprise."""
         (tmp_path / "events").write_text("in the way")
-        sink = FileSink(tmp_path / "events", worker=0, file_bytes_max=MIB)
+        sink = FileSink(tmp_path / "events", file_bytes_max=MIB)
         with pytest.raises(SinkUnavailable, match="events"):
             await sink.open()
         with pytest.raises(SinkUnavailable, match="not a folder"):
@@ -253,11 +229,20 @@ class TestDamagedJournal:
 class TestCrash:
     """A crash at each step, simulated by starting again from a copy of all files at that step."""
 
-    @pytest.mark.parametrize("file_bytes_max", [MIB, 40], ids=["one_file", "many_files"])
+    @pytest.mark.parametrize(
+        ("file_bytes_max", "compression"),
+        [(MIB, "none"), (40, "none"), (40, "gzip"), (40, "zstd")],
+        ids=["one_file", "many_files", "gzip", "zstd"],
+    )
     @pytest.mark.parametrize("days", [0, 1], ids=["same_day", "next_day"])
-    async def test_every_event_is_stored_once(self, tmp_path, monkeypatch, file_bytes_max, days):
-        """Wherever the crash hits (plan, part of a write, cursor), nothing is lost or twice."""
+    async def test_every_event_is_stored_once(
+        self, tmp_path, monkeypatch, file_bytes_max, compression, days
+    ):
+        """Wherever the crash hits (plan, part of a write, compression, cursor), nothing is lost or
+        twice.
+        """
         set_clock(monkeypatch, NOON)
+        options = {"file_bytes_max": file_bytes_max, "file_compress": compression}
         live = tmp_path / "live"
         copies: list[Path] = []
 
@@ -265,32 +250,44 @@ class TestCrash:
             copies.append(tmp_path / f"crash-{len(copies)}")
             shutil.copytree(live, copies[-1])
 
+        _compress_at_once(monkeypatch)
         with monkeypatch.context() as patch:
             _copy_at_each_step(patch, copy_all)
             log = open_log(live)
             lines = append(log, *range(9))
             three_frames = log.end // 3
-            await _deliver(live, log, file_bytes_max, flush_bytes_max=three_frames)
+            await _deliver(live, log, options, flush_bytes_max=three_frames)
             log.close()
         assert stored(live) == lines
-        assert len(copies) > 3 * 6
+        assert len(copies) > 3 * 6 + (0 if compression == "none" else 2 * 5)
 
         set_clock(monkeypatch, NOON + timedelta(days=days))
         for copy in copies:
             log = open_log(copy)
             lines_now = lines + append(log, 9)
-            await _deliver(copy, log, file_bytes_max, flush_bytes_max=MIB)
+            await _deliver(copy, log, options, flush_bytes_max=MIB)
             log.close()
             assert stored(copy) == lines_now, copy.name
+            _check_compressed(copy, compression)
+
+
+def _compress_at_once(patch) -> None:
+    """Have upkeep done in the writer's own thread, so that each run goes the same way."""
+    patch.setattr(Upkeep, "start", Upkeep._scan)
+    patch.setattr(Upkeep, "file_closed", Upkeep._scan)
 
 
 def _copy_at_each_step(patch, copy_all) -> None:
-    save = CursorFile.save
+    """Copy before and after each step of the writer, of the compression and of the cursor."""
 
-    def save_and_copy(*arguments) -> None:
-        copy_all()
-        save(*arguments)
-        copy_all()
+    def around(step):
+        def copy_and_step(*arguments, **options):
+            copy_all()
+            result = step(*arguments, **options)
+            copy_all()
+            return result
+
+        return copy_and_step
 
     def write_and_copy(fd, parts) -> None:
         copy_all()
@@ -299,12 +296,24 @@ def _copy_at_each_step(patch, copy_all) -> None:
             write_all(fd, [data[offset : offset + 10]])
             copy_all()
 
-    patch.setattr(CursorFile, "save", save_and_copy)
+    patch.setattr(CursorFile, "save", around(CursorFile.save))
     patch.setattr(file_module, "write_all", write_and_copy)
+    patch.setattr(file_compression, "write_all", write_and_copy)
+    for name in ("open_file", "publish"):
+        patch.setattr(file_compression, name, around(getattr(file_compression, name)))
+    for name in ("replace", "unlink", "chmod"):
+        patch.setattr(Path, name, around(getattr(Path, name)))
 
 
-async def _deliver(directory, log, file_bytes_max: int, *, flush_bytes_max: int) -> None:
-    sink = FileSink(directory / "events", worker=0, file_bytes_max=file_bytes_max)
+def _check_compressed(directory: Path, compression: str) -> None:
+    """Check that all but the last file are compressed, and nothing is left over."""
+    *closed, _last = names(directory)
+    suffix = {"none": ".ndjson", "gzip": ".ndjson.gz", "zstd": ".ndjson.zst"}[compression]
+    assert all(name.endswith(suffix) for name in closed)
+
+
+async def _deliver(directory, log, options: dict, *, flush_bytes_max: int) -> None:
+    sink = FileSink(directory / "events", **options)
     async with shipping(directory, log, sink, flush_bytes_max=flush_bytes_max) as shipper:
         await until(lambda: shipper.lag_bytes == 0)
     await asyncio.sleep(0)

@@ -5,6 +5,7 @@ A change of a part's interface is met here, and nowhere else in this folder.
 
 import asyncio
 import gzip
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +14,20 @@ from segsrv.journal.log import SegmentLog
 from segsrv.sinks.base import Batch, Placement
 from segsrv.sinks.file import FileSink
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 SEGMENT_BYTES_MAX = 6_000
 SINK_FILE_BYTES_MAX = 12_000
 LETTER_BYTES_MAX = 16 * 600
 READ_BYTES = 5_000
+READERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": gzip.decompress,
+    ".zst": zstd.decompress,
+}
 
 
 class Journal:
@@ -89,17 +100,13 @@ def make_batch(batch_id: str, lines: bytes) -> Batch:
 def sent_lines(data_dir: Path) -> list[bytes]:
     """Return all lines of the sink's files, read as users are told to."""
     found = []
-    root = data_dir / "events"
-    readers: dict[str, Callable[[bytes], bytes]] = {
-        ".ndjson": bytes,
-        ".ndjson.gz": gzip.decompress,
-    }
-    for path in sorted(root.rglob("*.ndjson*")):
-        _stem, dot, suffix = path.name.partition(".ndjson")
-        read = readers.get(dot + suffix)
-        if read is None or (suffix == "" and path.with_name(path.name + ".gz").exists()):
-            continue
-        found += _lines(path, read(path.read_bytes()))
+    for path in sorted((data_dir / "events").rglob("*.ndjson*")):
+        read = READERS.get(path.name.rpartition(".ndjson")[2])
+        is_compressed_too = path.suffix == ".ndjson" and any(
+            path.with_name(path.name + suffix).exists() for suffix in READERS if suffix
+        )
+        if read is not None and not is_compressed_too:
+            found += _lines(path, read(path.read_bytes()))
     return found
 
 

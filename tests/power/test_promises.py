@@ -119,6 +119,13 @@ class TestFiles:
             check((b"a", b"b"))
         check((b"b",))
 
+    def test_a_file_that_is_replaced_without_a_sync(self, losses):
+        """That is for what may be lost; until then the new bytes are there."""
+        with losses.new() as disk:
+            for data in (b"1", b"2"):
+                replace_file(disk.root / "file", data, is_synced=False)
+                assert (disk.root / "file").read_bytes() == data
+
     def test_a_file_that_is_published(self, losses):
         """A file that somebody else wrote, without a sync, is safe under its new name."""
         with losses.new() as disk:
@@ -184,13 +191,15 @@ class TestSlots:
         assert all(self.load(state) == (b"1", None) for state in losses.states())
 
     def test_a_payload_that_was_loaded(self, losses):
-        """What a killed process left is safe once another has loaded it."""
+        """What a killed process left is safe once another has loaded it, as is what that saves."""
         first, second = b"1" * 5_000, b"2" * 5_000
         for prepare in (nothing, lambda root: self.save(root, first)):
             for disk in losses.killed_at_each_call(prepare, lambda root: self.save(root, second)):
                 found, _older = self.load(disk.root)
                 for state in losses.states():
                     assert self.load(state)[0] == found
+                self.save(disk.root, b"3")
+                assert all(self.load(state)[0] == b"3" for state in losses.states())
 
     def test_a_damaged_file_is_kept_for_good(self, losses):
         """The copy is safe before the file is made again."""
@@ -299,14 +308,14 @@ class TestDeadLetters:
     def test_parts_of_two_writes_never_make_one_line(self, losses, is_restarted):
         """What a write left that failed, or was killed, is gone before another takes its place."""
         first, second, third = (
-            b'{"time":"%s"}\n' % (letter * 3 * BLOCK) for letter in (b"a", b"b", b"c")
+            b'{"time":"%s"}\n' % (letter * (BLOCK + BLOCK // 2)) for letter in (b"a", b"b", b"c")
         )
         with losses.new() as disk:
             letters = make_letters(disk.root)
             letters.append([b'{"time":0}\n'])
+            path = next(disk.root.rglob("*.ndjson"))
             if is_restarted:
                 # Only a part was written when the process was killed.
-                path = next(disk.root.rglob("*.ndjson"))
                 with path.open("ab") as file:
                     file.write(first[:-10])
                 letters = make_letters(disk.root)
@@ -315,8 +324,14 @@ class TestDeadLetters:
                 with pytest.raises(Unavailable):
                     letters.append([first])
             lost = []
-            disk.watch = lambda: lost.append(list(losses.states(range(12))))
+
+            def lose() -> None:
+                if path.read_bytes().endswith(second):
+                    lost.append(list(losses.states(range(100))))
+
+            disk.watch = lose
             letters.append([second])
+        assert lost
         for state in itertools.chain(*lost):
             make_letters(state).append([third])
             assert set(kept_letters(state)) <= {b'{"time":0}\n', first, second, third}

@@ -13,8 +13,7 @@ from segsrv.commands.journals import aside, surveys
 from segsrv.commands.output import Bar, moment, print_json, print_table, size
 from segsrv.commands.parts import load
 from segsrv.commands.standing import Lag, Part
-from segsrv.journal import segments
-from segsrv.journal.survey import Survey
+from segsrv.journal.survey import Survey, header_of
 
 GROUPS_MAX = 10_000
 ID_CHARS = 8
@@ -104,17 +103,14 @@ def _journal(name: str, survey: Survey) -> dict[str, Any]:
 def _created(survey: Survey) -> str | None:
     if not survey.segments:
         return None
-    header = segments.read_header(survey.segments[0])
+    header = header_of(survey.segments[0])
     return moment(header.created_ms if header else None)
 
 
 def _segments(name: str, survey: Survey) -> list[dict[str, Any]]:
     rows = []
     for segment, file_bytes in zip(survey.segments, survey.sizes, strict=True):
-        try:
-            header = segments.read_header(segment)
-        except FileNotFoundError:
-            continue
+        header = header_of(segment)
         frames = list(survey.summaries(segment.base, min(segment.end, survey.end)))
         rows.append(
             {

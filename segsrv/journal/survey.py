@@ -22,6 +22,7 @@ from segsrv.journal.segments import (
     HEADER_BYTES,
     POSITION_MAX,
     VERSION,
+    Header,
     Segment,
     unpack_header,
 )
@@ -84,7 +85,8 @@ class Survey:
         self.gone = 0
         self.segments: Sequence[Segment] = segments.find(directory).segments
         self.sizes = [_size(segment) for segment in self.segments]
-        self.id = segments.journal_id(list(self.segments)) or ""
+        newest_first = (header_of(segment) for segment in reversed(self.segments))
+        self.id = next((header.journal_id for header in newest_first if header), "")
 
     @property
     def first(self) -> int:
@@ -157,6 +159,14 @@ class Survey:
             for _segment, fd in ahead:
                 if fd >= 0:
                     os.close(fd)
+
+
+def header_of(segment: Segment) -> Header | None:
+    """Return the header of a segment; None if it has none, or was deleted meanwhile."""
+    try:
+        return segments.read_header(segment)
+    except FileNotFoundError:
+        return None
 
 
 def _open(segment: Segment) -> int:

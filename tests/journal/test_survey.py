@@ -114,6 +114,21 @@ class TestSound:
         assert list(seen.frames()) == []
         assert seen.gone == len(seen.segments)
 
+    def test_what_is_deleted_while_it_is_listed(self, tmp_path, monkeypatch):
+        """A file may go between the listing and the first look into it."""
+        filled(tmp_path, range(20))
+        find = segments.find
+
+        def find_then_delete(directory):
+            found = find(directory)
+            for segment in found.segments:
+                segment.path.unlink()
+            return found
+
+        monkeypatch.setattr(segments, "find", find_then_delete)
+        seen = Survey(tmp_path)
+        assert (seen.id, list(seen.frames()), list(seen.summaries())) == ("", [], [])
+
 
 class TestDamage:
     @pytest.mark.parametrize("part", ["payload", "facts"])

@@ -35,6 +35,8 @@ TESTS = (
     "tests/journal/test_slots.py",
     "tests/delivery/test_cursor.py",
     "tests/power/test_losses.py",
+    "tests/power/test_taking_letters_out.py",
+    "tests/power/test_deleting_parts.py",
 )
 COPIED = ("segsrv", "tests", "pyproject.toml")
 TIMEOUT_S = 120

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segsrv.delivery.journals import journal_dir
-from segsrv.errors import DataDirUnusable, SinkUnavailable
+from segsrv.errors import DataDirUnusable, SegsrvError, SinkUnavailable
 from segsrv.files import obstacle
 from segsrv.geoip.databases import describe as describe_databases
 from segsrv.http.analytics_js import AnalyticsJs
@@ -48,15 +48,24 @@ def verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
 
 
 async def check_sinks(sinks: Sequence[Built]) -> None:
+    """Ask each of *sinks* whether it could be opened, within its time limit.
+
+    Raises:
+        SegsrvError: One could not; the text says which and why, on one line.
+
+    """
     for built in sinks:
-        timeout_s = built.config.send_timeout_s
+        where, timeout_s = built.config.where, built.config.send_timeout_s
+        limit = asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with limit:
                 await built.sink.check()
-        except TimeoutError:
-            raise SinkUnavailable(
-                f"{built.config.where}: no answer within {timeout_s:g} s"
-            ) from None
+        except SegsrvError:
+            raise
+        except Exception as error:  # noqa: BLE001 - Whatever a stranger's code raises.
+            if limit.expired():
+                raise SinkUnavailable(f"{where}: no answer within {timeout_s:g} s") from None
+            raise SinkUnavailable(f"{where}: check failed with {registry.fault(error)}") from None
         finally:
             await built.sink.close()
 

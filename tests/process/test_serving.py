@@ -1,4 +1,4 @@
-"""`segsrv serve` with a delivery process beside its workers, here one that delivers nothing."""
+"""`segsrv serve` with a delivery process beside its workers."""
 
 import os
 import re
@@ -6,49 +6,51 @@ import signal
 
 import pytest
 
+from tests.faults.crashes import check_stored, pids
 from tests.server_process import ServerProcess
 from tests.site import Site, new_id
 from tests.waiting import wait_until
 
-WITH_DELIVERY = """
-import os, signal, sys
-from segsrv import cli, process
 
-def run_delivery(settings, board, start):
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    parent = os.getppid()
-    start.on_ready()
-    print(f"delivery pid={os.getpid()} workers={board.workers}", file=sys.stderr, flush=True)
-    while os.getppid() == parent and not signal.sigtimedwait({signal.SIGTERM}, 0.1):
-        pass
-    print("delivery stopped", file=sys.stderr, flush=True)
-    return 0
-
-serve = process.serve
-process.serve = lambda settings, announce: serve(settings, announce, run_delivery)
-sys.exit(cli.main())
-"""
-
-
-def delivery_pids(server) -> list[int]:
-    return [int(pid) for pid in re.findall(r"^delivery pid=(\d+)", server.stderr, re.MULTILINE)]
+def post(site: Site) -> str:
+    event_id = new_id()
+    answer = site.post({"type": "track", "event": "e", "messageId": event_id})
+    assert answer.status == 200
+    return event_id
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_delivery_is_killed_and_stopped(tmp_path, workers):
     """No request notices that it dies, it comes back, and it ends behind the workers."""
-    program = ("-c", WITH_DELIVERY)
-    with ServerProcess(tmp_path / "data", f"--workers={workers}", program=program) as server:
+    flags = (f"--workers={workers}", "--delivery=process", "--flush-interval-s=0.01")
+    with ServerProcess(tmp_path / "data", *flags) as server:
         site = Site(server)
-        wait_until(lambda: delivery_pids(server))
-        first = delivery_pids(server)[0]
+        wait_until(lambda: "delivery" in pids(server))
+        first = pids(server)["delivery"]
+        acknowledged = {post(site)}
         os.kill(first, signal.SIGKILL)
-        while len(delivery_pids(server)) == 1:
-            assert site.post({"type": "track", "messageId": new_id()}).status == 200
+        while pids(server)["delivery"] == first:
+            acknowledged.add(post(site))
+        acknowledged.add(post(site))
 
-        assert f"workers={workers}" in server.stderr
         assert server.stderr.count("started worker=") == workers
         assert "process ended, starting it again name=delivery status=-9" in server.stderr
     assert server.exit_code == 0
-    ends = re.findall(r"stopping worker|delivery stopped", server.stderr)
-    assert ends == ["stopping worker"] * workers + ["delivery stopped"]
+    ends = re.findall(r"stopping (worker|delivery)", server.stderr)
+    assert ends == ["worker"] * workers + ["delivery"]
+    check_stored(server, acknowledged)
+
+
+def test_an_interrupt_from_a_terminal_ends_delivery_last(tmp_path):
+    """Ctrl-C reaches every process at once; what the last requests brought is delivered still."""
+    flags = ("--workers=2", "--flush-interval-s=0.01")
+    with ServerProcess(tmp_path / "data", *flags) as server:
+        site = Site(server)
+        wait_until(lambda: len(pids(server)) == 3)
+        acknowledged = {post(site) for _number in range(20)}
+        for pid in (server.pid, *pids(server).values()):
+            os.kill(pid, signal.SIGINT)
+        wait_until(lambda: server.exit_code is not None)
+    assert server.exit_code == 0
+    assert re.findall(r"stopping (worker|delivery)", server.stderr)[-1] == "delivery"
+    check_stored(server, acknowledged)

@@ -45,10 +45,10 @@ def describe(data_dir: Path | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Run the block on *core*: processes started in it stay there, with all their threads."""
+def pinned(*cores: int) -> Iterator[None]:
+    """Run the block on *cores*: processes started in it stay there, with all their threads."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:
@@ -65,6 +65,28 @@ def core_seconds(core: int) -> tuple[float, float]:
             hertz = os.sysconf("SC_CLK_TCK")
             return (sum(ticks) - idle) / hertz, sum(ticks) / hertz
     raise ValueError(f"no core {core} here")
+
+
+def tree_cpu_s(root: int) -> float:
+    """Return the processor time of a process and all that it started and that still run."""
+    parents: dict[int, int] = {}
+    times_s: dict[int, float] = {}
+    hertz = os.sysconf("SC_CLK_TCK")
+    for path in Path("/proc").iterdir():
+        if not path.name.isdecimal():
+            continue
+        try:
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(path.name)] = int(fields[1])
+        times_s[int(path.name)] = (int(fields[11]) + int(fields[12])) / hertz
+    found, todo = 0.0, [root]
+    while todo:
+        pid = todo.pop()
+        found += times_s.get(pid, 0.0)
+        todo += [child for child, parent in parents.items() if parent == pid]
+    return found
 
 
 def _cpu_model() -> str:

@@ -46,12 +46,14 @@ class Server:
 
 
 @contextmanager
-def running(arguments: list[str], *, core: int, log: Path) -> Iterator[Server]:
+def running(
+    arguments: list[str], *, core: int, log: Path, more_cores: tuple[int, ...] = ()
+) -> Iterator[Server]:
     """Start `python ARGUMENTS` on *core* and wait until it says where it listens."""
     # The settings of whoever runs the benchmark must not leak into the server under test.
     environ = {name: text for name, text in os.environ.items() if not name.startswith("SEGSRV_")}
     environ["PYTHONUNBUFFERED"] = "1"
-    with log.open("wb") as output, pinned(core):
+    with log.open("wb") as output, pinned(core, *more_cores):
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=REPOSITORY,

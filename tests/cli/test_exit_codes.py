@@ -185,4 +185,4 @@ def test_a_folder_of_another_user_is_one_line(tmp_path):
 def test_the_codes_are_documented():
     """The docs say what each status means."""
     section = CONFIGURATION.read_text().partition("## Exit codes")[2].partition("\n## ")[0]
-    assert re.findall(r"^\| `(\d)` \|", section, re.MULTILINE) == ["0", "1", "2", "3"]
+    assert re.findall(r"^\| `(\d)` \|", section, re.MULTILINE) == ["0", "1", "2", "3", "4"]

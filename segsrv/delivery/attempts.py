@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, TypeVar
 
 from segsrv.errors import SinkClosed, SinkMisconfigured, SinkRejected, SinkUnavailable, Unavailable
+from segsrv.sinks import registry
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +36,13 @@ class Attempts:
         self._timeout_s = timeout_s
         self._retry_s_max = retry_s_max
 
-    async def until_taken(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def until_taken(
+        self, attempt: Callable[[], Awaitable[T]], *, may_reject: bool = False
+    ) -> T:
         """Return what *attempt* does when it works, for ever: with capped, growing waits.
 
         Raises:
-            SinkRejected: *attempt* did; trying again can't help.
+            SinkRejected: *attempt* did and *may_reject*; trying again can't help.
 
         """
         delay_s = RETRY_S_MIN
@@ -48,10 +51,12 @@ class Attempts:
             try:
                 async with asyncio.timeout(limit_s):
                     result = await attempt()
-            except SinkRejected:
-                # The sink answered.
-                self._works()
-                raise
+            except SinkRejected as error:
+                if may_reject:
+                    # The sink answered.
+                    self._works()
+                    raise
+                self._failed("retrying", str(error))
             except TimeoutError:
                 self._failed("retrying", f"no answer within {limit_s:g} s")
             except SinkMisconfigured as error:
@@ -62,9 +67,9 @@ class Attempts:
                 self._failed("retrying", str(error))
             except Exception as error:
                 # A driver's surprise must not end delivery: the batch is in the journal.
-                if self.state == "ok":
-                    logger.exception("sink: unexpected error sink=%s", self.name)
-                self._failed("retrying", f"{type(error).__name__}: {error}")
+                # Its text may hold a part of a URL, and so a password.
+                logger.debug("sink: unexpected error sink=%s", self.name, exc_info=True)
+                self._failed("retrying", f"unexpected {registry.fault(error)}")
             else:
                 self._works()
                 return result

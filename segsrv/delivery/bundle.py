@@ -50,6 +50,15 @@ class Bundle:
 
 
 @dataclass(slots=True, frozen=True)
+class Limits:
+    """How much goes to a sink at once, and how long an event may wait for more."""
+
+    events_max: int
+    bytes_max: int
+    interval_s: float
+
+
+@dataclass(slots=True, frozen=True)
 class Filter:
     """Which events a sink gets; an empty set means all."""
 
@@ -88,13 +97,11 @@ def slices_of(part: Slice, mask: Sequence[bool]) -> Iterator[Slice]:
         low = high
 
 
-def read(
-    sources: Sequence[Source], marks: Mapping[str, Mark], *, bytes_max: int, events_max: int
-) -> Bundle:
+def read(sources: Sequence[Source], marks: Mapping[str, Mark], limits: Limits) -> Bundle:
     """Read from each of *sources* in turn until there is enough for a batch.
 
-    At least one event if there is one, even if it is larger than *bytes_max*. All that grew
-    get a share.
+    At least one event if there is one, even if it alone is larger than the limit. All that grew get
+    a share.
 
     Raises:
         OSError: A disk refused to read; the text says where.
@@ -102,7 +109,7 @@ def read(
     """
     spans: dict[str, Span] = {}
     slices: list[Slice] = []
-    bytes_left, events_left = bytes_max, events_max
+    bytes_left, events_left = limits.bytes_max, limits.events_max
     grown = [source for source in sources if source.end > marks[source.name].position]
     for index, source in enumerate(grown):
         if events_left <= 0 or (bytes_left <= 0 and slices):

@@ -10,14 +10,14 @@ from typing import Any
 
 from segsrv.delivery import journals
 from segsrv.delivery.attempts import Attempts
-from segsrv.delivery.bundle import Filter
+from segsrv.delivery.bundle import Filter, Limits
 from segsrv.delivery.cursor import CursorFile, Mark
 from segsrv.delivery.dedup import DedupIndex
 from segsrv.delivery.inheritance import inherit
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.set_aside import SetAside
-from segsrv.delivery.shipper import Limits, Shipper
+from segsrv.delivery.shipper import Shipper
 from segsrv.delivery.source import Source
 from segsrv.errors import SinkClosed
 from segsrv.journal.dead_letters import DeadLetters

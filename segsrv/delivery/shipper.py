@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import orjson
+
 from segsrv.delivery import bundle as bundles
 from segsrv.delivery.attempts import Attempts, State
-from segsrv.delivery.bundle import Bundle, Filter, batch_of
+from segsrv.delivery.bundle import Bundle, Filter, Limits, batch_of
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
 from segsrv.delivery.inheritance import ANY_ID, Inheritance
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
-from segsrv.sinks.base import Batch, Placement, Sink
+from segsrv.errors import SinkMisconfigured
+from segsrv.sinks.base import PLACEMENT_BYTES_MAX, Batch, Placement, Sink
 
 logger = logging.getLogger(__name__)
 
@@ -46,15 +49,6 @@ class ShipperStats:
     events: int = 0
     filtered_events: int = 0
     duplicates: int = 0
-
-
-@dataclass(slots=True, frozen=True)
-class Limits:
-    """How much goes to a sink at once, and how long an event may wait for more."""
-
-    events_max: int
-    bytes_max: int
-    interval_s: float
 
 
 class Shipper:
@@ -302,14 +296,7 @@ class Shipper:
         """Deliver one batch."""
         sources = [source for source in self._sources.values() if source.id]
         marks = {source.name: self.mark(source) for source in sources}
-        bundle = await self._on_disk(
-            lambda: bundles.read(
-                sources,
-                marks,
-                bytes_max=self._limits.bytes_max,
-                events_max=self._limits.events_max,
-            )
-        )
+        bundle = await self._on_disk(lambda: bundles.read(sources, marks, self._limits))
         self._oldest_ms = bundle.received_ms or self._oldest_ms
         batch = await self._batch(bundle)
         if batch is None:
@@ -318,12 +305,21 @@ class Shipper:
                 # A filter may let nothing pass for long, and the journals should get smaller.
                 await self._save()
             return
-        placement = await self.attempts.until_taken(lambda: self.sink.plan(batch, self._placement))
+        placement = await self.attempts.until_taken(lambda: self._plan(batch))
         await self._save(bundle.spans, placement)
         await self._send(batch, placement)
         self._advance(bundle)
         # The next batch says in its own plan that this one is done. Sent again after a crash in
         # between, it has the same id and placement.
+
+    async def _plan(self, batch: Batch) -> Placement:
+        placement = await self.sink.plan(batch, self._placement)
+        size = len(orjson.dumps(placement))
+        if size > PLACEMENT_BYTES_MAX:
+            raise SinkMisconfigured(
+                f"its placement takes {size} bytes, the limit is {PLACEMENT_BYTES_MAX}"
+            )
+        return placement
 
     async def _batch(self, bundle: Bundle) -> Batch | None:
         """Return the events that the sink gets of *bundle*; None if it gets none."""
@@ -340,7 +336,9 @@ class Shipper:
     async def _send(self, batch: Batch, placement: Placement) -> None:
         self.stats.events += await self.rejects.send(
             batch,
-            lambda part: self.attempts.until_taken(lambda: self.sink.send(part, placement)),
+            lambda part: self.attempts.until_taken(
+                lambda: self.sink.send(part, placement), may_reject=True
+            ),
             self._on_disk,
         )
         self.stats.batches += 1

@@ -8,10 +8,11 @@ from typing import Any
 
 from segsrv.delivery import cursor as cursors
 from segsrv.delivery.attempts import Attempts
+from segsrv.delivery.bundle import Limits
 from segsrv.delivery.cursor import Cursor, CursorFile
 from segsrv.delivery.inheritance import Inheritance
 from segsrv.delivery.rejects import Rejects
-from segsrv.delivery.shipper import Limits, Shipper
+from segsrv.delivery.shipper import Shipper
 from segsrv.delivery.source import LeftSource
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.facts import Run, encode, join

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from segsrv.delivery import bundle as bundles
-from segsrv.delivery.bundle import Filter, batch_of
+from segsrv.delivery.bundle import Filter, Limits, batch_of
 from segsrv.delivery.cursor import Mark
 from segsrv.delivery.source import LeftSource
 from segsrv.journal.facts import Run, encode, join
@@ -44,10 +44,10 @@ class TestRead:
         expected = []
         for number, source in enumerate(sources):
             expected += append_batch(log_of(source), *range(100 * number, 100 * number + 60))
-        bundle = bundles.read(sources, starts(sources), bytes_max=MIB, events_max=1_000)
+        bundle = bundles.read(sources, starts(sources), Limits(1_000, MIB, 0))
         assert lines_of(bundle) == expected
 
-        some = bundles.read(sources, starts(sources), bytes_max=600, events_max=1_000)
+        some = bundles.read(sources, starts(sources), Limits(1_000, 600, 0))
         assert {part.journal_id for part in some.slices} == {source.id for source in sources}
 
     @pytest.mark.parametrize("events_max", [1, 7, 100])
@@ -61,7 +61,7 @@ class TestRead:
             expected[source.name] += append_batch(log_of(source), *numbers)
         marks, found = starts(sources), []
         while True:
-            bundle = bundles.read(sources, marks, bytes_max=200, events_max=events_max)
+            bundle = bundles.read(sources, marks, Limits(events_max, 200, 0))
             if not bundle.events and all(
                 source.end <= marks[source.name].position for source in sources
             ):
@@ -82,7 +82,7 @@ class TestRead:
         """No two batches of one sink are called the same, and the name fits where names go."""
         append_batch(log_of(sources[0]), *range(10))
         ids = {
-            bundles.read(sources, starts(sources), bytes_max=MIB, events_max=events_max).batch_id()
+            bundles.read(sources, starts(sources), Limits(events_max, MIB, 0)).batch_id()
             for events_max in range(1, 11)
         }
         assert len(ids) == 10
@@ -99,7 +99,7 @@ class TestFilter:
         lines = [b'{"n":%d}\n' % number for number in (4, 5, 6)]
         run = Run("web", "flat", 1, kinds, [len(line) for line in lines], ["a", "b", "c"])
         log.append(b"".join(lines), 3, join([encode(run)]))
-        bundle = bundles.read(sources, starts(sources), bytes_max=MIB, events_max=100)
+        bundle = bundles.read(sources, starts(sources), Limits(100, MIB, 0))
 
         def picked(**options):
             parts = Filter(**options).pick(bundle.slices)
@@ -116,7 +116,7 @@ class TestFilter:
     def test_facts_stand_beside_their_lines(self, sources):
         """A batch tells of each event what the journal knows, in the order of the lines."""
         append_batch(log_of(sources[0]), 1, 2, key_id="web", kind="page")
-        bundle = bundles.read(sources, starts(sources), bytes_max=MIB, events_max=100)
+        bundle = bundles.read(sources, starts(sources), Limits(100, MIB, 0))
         batch = batch_of("x", bundle.slices)
         assert [(fact.key_id, fact.type, fact.event_id, fact.length) for fact in batch.facts] == [
             ("web", "page", "id-1", 8),

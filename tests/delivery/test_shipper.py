@@ -262,6 +262,54 @@ class TestRetry:
             assert not shipper.is_failing
         assert sink.calls == (6 if step == "send_faults" else 1)
 
+    async def test_a_rejection_where_none_is_due_is_tried_again(self, tmp_path, log):
+        """A sink that refuses to be opened, or to plan, ends no delivery and loses nothing."""
+        sink = MemorySink()
+        sink.open_faults.append(SinkRejected("no"))
+        sink.plan_faults.append(SinkRejected("no"))
+        lines = append(log, 1)
+        async with shipping(tmp_path, log, sink):
+            await until(lambda: sink.lines == lines)
+        assert not letters(tmp_path)
+
+    async def test_a_placement_that_is_too_large_is_said(self, tmp_path, log):
+        """It would not fit the cursor; the sink is named as misconfigured, with the limit."""
+
+        class Talkative(MemorySink):
+            async def plan(self, _batch: Batch, _last: Placement) -> Placement:
+                return {"text": "x" * 20_000}
+
+        append(log, 1)
+        async with shipping(tmp_path, log, Talkative(), grace_s=0) as shipper:
+            await until(lambda: shipper.state == "misconfigured")
+            assert "the limit is 16384" in shipper.message
+
+    async def test_a_sink_that_never_answers_is_asked_again(self, tmp_path, log):
+        """A time-out means unknown: the same batch goes out again under the same id."""
+
+        class Slow(MemorySink):
+            async def send(self, batch: Batch, placement: Placement) -> None:
+                await super().send(batch, placement)
+                if self.calls < 3:
+                    await asyncio.Event().wait()
+
+        sink = Slow()
+        append(log, 1, 2)
+        async with shipping(tmp_path, log, sink, timeout_s=0.05) as shipper:
+            await until(lambda: shipper.lag_bytes == 0)
+        assert len(sink.sent) == 3
+        assert len(set(map(str, told(sink.sent)))) == 1
+
+    async def test_an_unexpected_error_shows_no_secret(self, tmp_path, log, caplog):
+        """What a driver raises may quote a URL; the log and /ready say the kind and the place."""
+        sink = MemorySink()
+        sink.send_faults.extend([ValueError("http://user:hunter2@host")] * 2)
+        append(log, 1)
+        async with shipping(tmp_path, log, sink) as shipper:
+            await until(lambda: shipper.lag_bytes == 0)
+        assert "unexpected ValueError at " in caplog.text
+        assert "hunter2" not in caplog.text
+
     async def test_the_waits_grow_to_their_limit(self, tmp_path, log, monkeypatch):
         """Each wait is twice the one before, with jitter, and none is above the limit."""
         monkeypatch.setattr(attempts, "RETRY_S_MIN", 1.0)

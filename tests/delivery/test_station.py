@@ -167,6 +167,25 @@ class TestSinks:
                     await until(lambda: station.commit.undelivered_bytes < 500_000)
         await until(lambda: stored(root) == numbers)
 
+    async def test_many_small_files_go_out_together(self, tmp_path):
+        """What piled up in 110 files of 64 KiB is a batch or two, and no event waits for more."""
+        root = tmp_path / "out"
+        root.write_text("in the way")
+        sink = (f"file:{root}",)
+        numbers = list(range(110 * (64 << 10) // LINE_BYTES))
+        settings = make_settings(
+            tmp_path, sink=sink, shutdown_grace_s=DEAD_SINK_GRACE_S, flush_bytes_max=8 << 20
+        )
+        async with running(settings) as station:
+            await submit(station, *numbers)
+        assert len(journal_files(tmp_path)) > 80
+        root.unlink()
+
+        async with running(replace(settings, shutdown_grace_s=10.0)) as station:
+            await submit(station, len(numbers))
+            await until(lambda: stored(root) == [*numbers, len(numbers)])
+            assert station.shippers[0].stats.batches <= 3
+
 
 class TestJournals:
     async def test_a_removed_workers_journal_is_delivered(self, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from segsrv.sinks.registry import Built
 logger = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 0.25
+RELEASE_S_MAX = 1.0
 SET_ASIDE_AT = 0.8
 """The part of a journal's limit at which it stops waiting for a sink that allows that."""
 TAKE_AGAIN_AT = 0.95
@@ -63,25 +65,34 @@ class Delivery:
         self._owner = owner
         self._guard = guard
         self._file_mode = int(settings.file_mode, 8)
-        self._watch: asyncio.Task[None] | None = None
+        self._release_due = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
         self._asides: dict[str, SetAside] = {}
         self.shippers = [self._shipper(built) for built in self.built]
 
     async def start(self) -> None:
         """Begin to deliver."""
         for shipper in self.shippers:
-            shipper.on_advance = self.release
+            shipper.on_advance = self._release_due.set
             shipper.on_waiting = self.on_waiting
             shipper.start()
-        self._watch = asyncio.create_task(self._watch_lags(), name="segsrv-lags")
+        self._tasks = [
+            asyncio.create_task(self._watch_lags(), name="segsrv-lags"),
+            asyncio.create_task(self._release(), name="segsrv-release"),
+        ]
 
     async def stop(self, grace_s: float) -> None:
         """Deliver for at most *grace_s* more; not at all to sinks that are closed."""
         grace_s = 0 if self.is_closed else grace_s
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         await asyncio.gather(*(shipper.stop(grace_s=grace_s) for shipper in self.shippers))
+        if self._release_due.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RELEASE_S_MAX):
+                    await self._release_all()
         for shipper in self.shippers:
             if shipper.lag_bytes:
                 logger.warning(
@@ -111,11 +122,22 @@ class Delivery:
             if shipper.is_waiting:
                 shipper.wake()
 
-    async def release(self) -> None:
-        """Let the journals delete what every sink has."""
+    async def _release(self) -> None:
+        """Let the journals delete what every sink has, for ever; no sink waits for that."""
+        while True:
+            await self._release_due.wait()
+            await self._release_all()
+
+    async def _release_all(self) -> None:
+        self._release_due.clear()
         for source in self.sources:
-            if source.id:
+            if not source.id:
+                continue
+            try:
                 await source.release(min(shipper.floor(source) for shipper in self.shippers))
+            except Exception:
+                # What is delivered stays; the next batch of any sink tries again.
+                logger.exception("journal: not released journal=%s", source.name)
 
     def report(self) -> list[dict[str, Any]]:
         """Return how each sink is, for people."""

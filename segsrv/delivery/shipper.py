@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +55,7 @@ class Shipper:
     """Delivers at least once, in each journal's order, with the same batches after a restart.
 
     Belongs to one event loop. `wake` is called there when a journal has grown; `on_advance` is
-    awaited when the cursor on disk has moved, for the journals to let go of what every sink has;
+    called when the cursor on disk has moved, for the journals to let go of what every sink has;
     `on_waiting` is called when `is_waiting` has changed, before the shipper looks for more.
     """
 
@@ -81,7 +81,7 @@ class Shipper:
         self.rejects = rejects
         self.is_waiting = False
         self.on_waiting: Callable[[], None] = lambda: None
-        self.on_advance: Callable[[], Awaitable[None]] | None = None
+        self.on_advance: Callable[[], object] = lambda: None
         self._sources = {source.name: source for source in sources}
         self._cursor_file = cursor
         self._limits = limits
@@ -361,12 +361,7 @@ class Shipper:
         await self._on_disk(lambda: self._put(cursor))
         self._is_unsaved = False
         self._saved_at = time.monotonic()
-        if self.on_advance is not None:
-            try:
-                await self.on_advance()
-            except Exception:
-                # The batch is delivered; what the journal then does can't stop the next one.
-                logger.exception("sink: the journal was not released sink=%s", self.name)
+        self.on_advance()
 
     def _put(self, cursor: Cursor) -> None:
         # In a data directory that was removed and made again the file may be another server's.

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 GROUP_BYTES_MAX = 16 << 20
 PROBE_INTERVAL_S = 1.0
+RELEASED_FILES_MAX = 8
 SLOW_S = 0.5
 """A disk that takes longer may hang, and who asks whether events are taken should know."""
 FREE_SHARE = 0.05
@@ -272,8 +273,13 @@ class GroupCommit:
         self._delivered = max(position, self._delivered)
         if self.held_bytes > self._journal_bytes_max:
             retention_s = 0.0
-        released = self._thread.submit(self.log.release, position, retention_s=retention_s)
-        await asyncio.wrap_future(released)
+        is_more = True
+        while is_more:
+            # A few at a time: commits wait for the same thread.
+            released = self._thread.submit(
+                self.log.release, position, retention_s=retention_s, files_max=RELEASED_FILES_MAX
+            )
+            is_more = await asyncio.wrap_future(released)
 
     async def finish(self) -> None:
         """Refuse new events and commit what is queued."""

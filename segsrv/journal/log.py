@@ -188,16 +188,23 @@ class SegmentLog:
         view, first = self._view, self.first
         return self._pieces.read(view, position, bytes_max, acknowledged, first=first)
 
-    def release(self, position: int, *, retention_s: float = 0.0) -> None:
+    def release(
+        self, position: int, *, retention_s: float = 0.0, files_max: int | None = None
+    ) -> bool:
         """Delete segments that lie wholly below *position* and are older than *retention_s*.
 
-        What can't be deleted now stays, and the next call tries again.
+        At most *files_max* of them; returns whether it stopped for that. What can't be deleted now
+        stays, and the next call tries again.
         """
         sealed = self._view.sealed
         deleted = 0
+        is_more = False
         try:
             for segment in sealed:
                 if segment.end > position:
+                    break
+                if deleted == files_max:
+                    is_more = True
                     break
                 if retention_s and _age_s(segment.path) < retention_s:
                     break
@@ -208,6 +215,7 @@ class SegmentLog:
             logger.warning("journal: can't delete what is delivered: %s", error)
         if deleted:
             self._view = self._view._replace(sealed=sealed[deleted:])
+        return is_more
 
     def close(self) -> None:
         """Close the files and give up the lock."""

@@ -186,6 +186,25 @@ class TestSinks:
             await until(lambda: stored(root) == [*numbers, len(numbers)])
             assert station.shippers[0].stats.batches <= 3
 
+    async def test_a_failing_release_does_not_end_delivery(self, tmp_path, monkeypatch):
+        """What happens to the journal after a delivery can't stop the next one."""
+        release, is_failing = GroupCommit.release, True
+
+        async def fail(*arguments, **options) -> None:
+            if is_failing:
+                raise OSError(30, "Read-only file system")
+            await release(*arguments, **options)
+
+        async with running(make_settings(tmp_path)) as station:
+            monkeypatch.setattr(GroupCommit, "release", fail)
+            await submit(station, *range(20))
+            await until(lambda: stored(tmp_path / "data" / "events") == list(range(20)))
+            assert len(journal_files(tmp_path)) > 3
+            is_failing = False
+            await submit(station, *range(20, 40))
+            await until(lambda: stored(tmp_path / "data" / "events") == list(range(40)))
+            await until(lambda: len(journal_files(tmp_path)) == 1)
+
 
 class TestJournals:
     async def test_a_removed_workers_journal_is_delivered(self, tmp_path):

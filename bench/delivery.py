@@ -3,8 +3,9 @@
     python bench/delivery.py modes    # a thread of the worker, or a process beside it
     python bench/delivery.py kill     # p99 while delivery is killed once a second
     python bench/delivery.py backlog  # many small segments against one large one
+    python bench/delivery.py start    # a new event behind 110 segments that wait at the start
 
-All figures are ratios of one run, taken in turns. `modes` and `kill` start real servers, load them,
+Ratios are of one run, taken in turns. `modes`, `kill` and `start` start real servers, load them,
 and read back what they stored; `backlog` delivers journals that were made before to the file sink.
 """
 
@@ -41,6 +42,7 @@ WRITE_KEY = "bench-write-key"
 PATH = "/api/v1/segment"
 READABLE_S_MAX = 60.0
 KILL_INTERVAL_S = 1.0
+WAITING_SEGMENTS = 110
 DELIVERY_PID = re.compile(rb"started delivery pid=(\d+)")
 
 
@@ -245,10 +247,41 @@ async def drain(options: argparse.Namespace, segment_bytes: int, frame_bytes: in
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def start(options: argparse.Namespace) -> None:
+    """Say after how long an event is readable that comes right after such a start."""
+    print("| segments | lines | readable after, s |")
+    print("|---|---|---|")
+    requests = load.prepare(
+        load.make_shapes(1)["single"], path=PATH, write_key=WRITE_KEY, event_bytes=0, seed=1
+    )
+    for _round in range(options.rounds):
+        folder = Path(tempfile.mkdtemp(prefix="start-", dir=options.scratch))
+        try:
+            directory = folder / "data" / "journal" / "w0"
+            lines = micro_journal.fill(
+                directory,
+                segment_bytes_max=64 << 10,
+                frame_bytes=1 << 10,
+                total_bytes=WAITING_SEGMENTS * (64 << 10),
+            )
+            command = ["-m", "segsrv", "serve", "--host", "127.0.0.1", "--port", "0"]
+            command += ["--data-dir", str(folder / "data"), "--write-key", WRITE_KEY]
+            core = options.cores[0]
+            with servers.running(command, core=core, log=folder / "server.log") as server:
+                servers.check_answer(server.port, requests[0])
+                waited_s = stored.wait_for_lines(
+                    folder / "data" / "events", lines + 1, READABLE_S_MAX
+                )
+            assert waited_s is not None, f"not readable after {READABLE_S_MAX:.0f} s"
+            print(f"| {WAITING_SEGMENTS} | {lines:,} | {waited_s:.2f} |", flush=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("what", choices=("modes", "kill", "backlog"))
+    add("what", choices=("modes", "kill", "backlog", "start"))
     add("--rounds", type=int, default=3, help="default: 3")
     add("--seconds", type=float, default=10.0, help="measured time of each load (default: 10)")
     add("--warm-up", type=float, default=2.0, help="seconds before that (default: 2)")
@@ -266,7 +299,8 @@ def parse_options() -> argparse.Namespace:
 def main() -> None:
     options = parse_options()
     servers.stop_children_on_sigterm()
-    {"modes": modes, "kill": kill, "backlog": backlog}[options.what](options)
+    commands = {"modes": modes, "kill": kill, "backlog": backlog, "start": start}
+    commands[options.what](options)
 
 
 if __name__ == "__main__":

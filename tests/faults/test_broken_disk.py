@@ -74,6 +74,13 @@ def stored_ids(server: ServerProcess) -> set[str]:
     return {id_of(stored) for stored in server.events()}
 
 
+def stored_below(folder: Path) -> set[str]:
+    lines = [
+        line for path in folder.glob("**/*.ndjson") for line in path.read_bytes().split(b"\n")[:-1]
+    ]
+    return {id_of(json.loads(line)) for line in lines}
+
+
 class TestFullDisk:
     @pytest.mark.parametrize("free_min", [0, 1 << 20], ids=["really_full", "below_the_limit"])
     def test_it_is_refused_and_taken_again(self, small_disk, free_min):
@@ -130,6 +137,25 @@ class TestFullDisk:
         assert server.exit_code == 0, server.stderr
         assert set(load.answers) == {200, 503}
         check_stored(server, load.acknowledged)
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_delivery_elsewhere_goes_on(self, small_disk, tmp_path, workers):
+        """With no byte free a sink on another disk still gets everything, which makes room."""
+        out = tmp_path / "out"
+        out.write_text("in the way")
+        flags = (*QUICK, f"--sink=file:{out}", f"--workers={workers}")
+        flags += ("--disk-free-bytes-min=0", "--journal-segment-bytes-max=65536")
+        with ServerProcess(small_disk, *flags) as server:
+            site = Site(server)
+            ids = [post_new(site)[0] for _number in range(60)]
+            wait_until(lambda: site.metric("segsrv_sink_up") == 0)
+            filler = fill(small_disk)
+            out.unlink()
+            wait_until(lambda: stored_below(out) == set(ids))
+            # What was delivered is gone from the disk, though nobody else made room.
+            wait_until(lambda: post_new(site)[1].status == 200)
+            assert filler.exists()
+        assert server.exit_code == 0
 
     def test_a_start_on_a_full_disk(self, small_disk):
         """A server that finds its disk full starts, refuses, and recovers without a restart."""

@@ -18,7 +18,7 @@ from segsrv.errors import JournalFault
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.settings import Settings
-from segsrv.sinks.registry import build
+from segsrv.sinks.registry import build, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ class Station:
             if self._board is None:
                 await self._start_delivery()
             else:
-                self._follow(self._board)
+                sinks = await asyncio.to_thread(resolve, self.settings)
+                self._follow(self._board, [sink.name for sink in sinks])
         except OSError as error:
             await self.stop()
             raise JournalFault(f"the data directory can't be used: {error}") from error
@@ -139,12 +140,11 @@ class Station:
         commit.on_commit = wake
         commit.refusal = lambda: delivery.refusal
 
-    def _follow(self, board: Board) -> None:
+    def _follow(self, board: Board, names: list[str]) -> None:
         """Say on the board what is committed, and delete what it says may go."""
         commit, slot = self.commit, board.worker(self.worker)
         assert commit is not None
         log = commit.log
-        names = [sink.name for sink in self.settings.all_sinks()]
         slot.open(log.id, first=log.first, end=log.end)
         board.wake()
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from tests.command import segsrv
 from tests.faults.crashes import parent_of, pids
 from tests.server_process import ServerProcess
 from tests.sinks.packages import install
@@ -184,6 +185,71 @@ def test_a_resend_is_delivered_once_across_a_kill(tmp_path, notes, workers):
     assert Counter(id_of(stored) for stored in running.events()) == Counter([*ids, other])
     batches = {note["id"]: note["ids"] for note in notes() if "id" in note}
     assert Counter(i for part in batches.values() for i in part) == Counter([*ids, other])
+
+
+@pytest.mark.parametrize("on_full", ["refuse", "set_aside"])
+def test_a_dead_sink_of_two_workers_lags_too_far(tmp_path, on_full):
+    """All workers refuse, and say for which sink; or what it lacks is set aside and all go on."""
+    dead, live = tmp_path / "dead", tmp_path / "live"
+    dead.write_text("in the way")
+    path = tmp_path / "segsrv.toml"
+    path.write_text(
+        f"""
+        [[sinks]]
+        name = "dead"
+        url = "file:{dead}"
+        lag_bytes_max = 1_048_576
+        on_full = "{on_full}"
+        [[sinks]]
+        name = "live"
+        url = "file:{live}"
+        """
+    )
+    flags = (f"--config={path}", "--workers=2", "--journal-segment-bytes-max=65536")
+    flags += ("--sink-retry-s-max=0.2", "--flush-interval-s=0.01")
+    taken, refused = set(), []
+
+    def is_far_behind() -> bool:
+        for _number in range(10):
+            one = event(new_id()) | {"properties": {"pad": "x" * 20_000}}
+            answer = site.post(one)
+            if answer.status == 200:
+                taken.add(one["messageId"])
+            else:
+                refused.append(answer.json())
+        if on_full == "refuse":
+            return len(refused) >= 20
+        return site.metric("segsrv_sink_set_aside_bytes", sink="dead") > 0
+
+    with ServerProcess(tmp_path / "data", *flags) as running:
+        site = Site(running)
+        wait_until(is_far_behind)
+        if on_full == "refuse":
+            assert {
+                (body["code"], "the sink dead lags" in body["message"]) for body in refused
+            } == {("journal_full", True)}
+        else:
+            assert not refused
+        dead.unlink()
+        wait_until(lambda: site.metric("segsrv_sink_lag_bytes", sink="dead") == 0)
+        last = event(new_id())
+        wait_until(lambda: site.post(last).status == 200)
+    assert running.exit_code == 0
+    assert ids_below(live) >= taken
+    lacking = taken - ids_below(dead)
+    assert bool(lacking) == (on_full == "set_aside")
+    replay = segsrv(
+        *("journal", "replay", "--sink=dead", "--set-aside", f"--config={path}"),
+        f"--data-dir={tmp_path}/data",
+        cwd=tmp_path,
+    )
+    assert replay.returncode == 0, replay.stderr
+    assert ids_below(dead) >= taken
+
+
+def ids_below(folder) -> set[str]:
+    lines = [line for path in folder.glob("**/*.ndjson") for line in path.read_bytes().splitlines()]
+    return {id_of(json.loads(line)) for line in lines}
 
 
 def running_children(running: ServerProcess) -> list[int]:

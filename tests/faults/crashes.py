@@ -23,7 +23,7 @@ def parent_of(pid: int) -> int:
     """Return the process that started *pid*; 0 if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return 0
     return int(stat.rpartition(")")[2].split()[1])
 

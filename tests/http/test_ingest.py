@@ -512,4 +512,4 @@ class TestOperations:
         assert site.metric("segsrv_cache_misses_total", cache="geoip") == 1
         assert site.metric("segsrv_commit_seconds_count") >= 1
         assert site.metric("segsrv_journal_bytes") > 0
-        assert site.metric("segsrv_sink_up", sink="w0-file") == 1
+        assert site.metric("segsrv_sink_up", sink="file") == 1

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TextIO
 
 import orjson
 
@@ -86,7 +87,7 @@ def run_replay(flags: argparse.Namespace) -> int:
         if chosen.since_ms is None:
             raise SettingsError("--since: is needed, or --set-aside")
         asyncio.run(replay.run(_delivered(settings, flags.sink_name)))
-    _print(replay.result, is_json=flags.is_json)
+    _print(replay.result, targets.report_to, is_json=flags.is_json)
     return 1 if replay.result.refused or replay.result.faults else 0
 
 
@@ -105,12 +106,12 @@ def _delivered(settings: Settings, sink: str) -> list[Stretch]:
     return [Stretch(journals[name], end=mark) for name, mark in marks.items()]
 
 
-def _print(result: Result, *, is_json: bool) -> None:
+def _print(result: Result, file: TextIO, *, is_json: bool) -> None:
     if is_json:
         fields = ("delivered", "refused", "faults", "parts_deleted")
-        print_json({name: getattr(result, name) for name in fields})
+        print_json({name: getattr(result, name) for name in fields}, file)
     else:
-        print(f"delivered {counted(result.delivered, 'event')}")
+        print(f"delivered {counted(result.delivered, 'event')}", file=file)
     if result.refused:
         refused = counted(result.refused, "event")
         print(f"segsrv: refused, and kept as dead letters: {refused}", file=sys.stderr)

@@ -7,10 +7,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TextIO
-
-import orjson
 
 from segsrv.commands import standing
 from segsrv.commands.event_filter import EventFilter
@@ -21,6 +18,7 @@ from segsrv.commands.sending import Event
 from segsrv.commands.standing import Part
 from segsrv.commands.targets import Targets
 from segsrv.delivery.cursor import Mark
+from segsrv.delivery.rejects import letter_of
 from segsrv.errors import SettingsError, SinkMisconfigured, SinkUnavailable
 from segsrv.journal import facts, letters
 from segsrv.journal.dead_letters import DeadLetters
@@ -193,17 +191,10 @@ class _Replay:
 
         refused = await sender.send(events, on_taken)
         if refused:
-            self._letters.append([self._letter(events[one.number], one.message) for one in refused])
+            self._letters.append(
+                [
+                    letter_of(self._name, message, events[number].facts, events[number].line)
+                    for number, message in refused
+                ]
+            )
             self.result.refused += len(refused)
-
-    def _letter(self, event: Event, message: str) -> bytes:
-        letter = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "reason": letters.SINK_REASON,
-            "message": message,
-            "sink": self._name,
-            "key_id": event.facts.key_id,
-            "format": event.facts.format,
-            "item": orjson.Fragment(event.line[:-1]),
-        }
-        return orjson.dumps(letter) + b"\n"

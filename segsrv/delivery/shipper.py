@@ -45,7 +45,6 @@ class ShipperStats:
     batches: int = 0
     events: int = 0
     filtered_events: int = 0
-    duplicates: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -332,9 +331,8 @@ class Shipper:
             slices = self._picks.pick(slices)
             self.stats.filtered_events += bundle.events - _events(slices)
         if self.judge is not None and slices:
-            judge, before = self.judge, slices
-            slices = await self._on_disk(lambda: judge.pick(before))
-            self.stats.duplicates += _events(before) - _events(slices)
+            judge, picked = self.judge, slices
+            slices = await self._on_disk(lambda: judge.pick(picked))
         return batch_of(bundle.batch_id(), slices) if slices else None
 
     async def _send(self, batch: Batch, placement: Placement) -> None:

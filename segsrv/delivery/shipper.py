@@ -198,6 +198,7 @@ class Shipper:
                 self._marks[name] = (self._sources[name].id, mark)
             # It is in what was set aside, too.
             self._resending = None
+            self._oldest_ms = 0
             for _slot in range(2):
                 await self._save()
         finally:
@@ -207,7 +208,7 @@ class Shipper:
         if not self._is_loaded:
             await self._load()
             self._is_loaded = True
-        await self.attempts.until_taken(self.sink.open)
+        await self.attempts.until_taken(self._open)
         if self._resending is not None:
             await self._resend(self._resending)
         while await self._linger():
@@ -236,6 +237,21 @@ class Shipper:
             else:
                 self._marks[name] = (source.id, mark)
         self._resending = inherited
+
+    async def _open(self) -> None:
+        if self.lag_bytes and not self._oldest_ms:
+            # Of a sink that is down from the start nothing else says how long events have waited.
+            sources, marks = self._standing()
+            with contextlib.suppress(OSError):
+                self._oldest_ms = await asyncio.get_running_loop().run_in_executor(
+                    self._disk, bundles.oldest_ms, sources, marks
+                )
+        await self.sink.open()
+
+    def _standing(self) -> tuple[list[Source], dict[str, Mark]]:
+        """Return the journals that are open, and where this sink goes on in each."""
+        sources = [source for source in self._sources.values() if source.id]
+        return sources, {source.name: self.mark(source) for source in sources}
 
     async def _resend(self, inherited: Inheritance) -> None:
         """Send again what was being sent when delivery ended, as it was."""
@@ -299,8 +315,7 @@ class Shipper:
 
     async def _step(self) -> None:
         """Deliver one batch."""
-        sources = [source for source in self._sources.values() if source.id]
-        marks = {source.name: self.mark(source) for source in sources}
+        sources, marks = self._standing()
         bundle = await self._on_disk(
             lambda: bundles.read(
                 sources,

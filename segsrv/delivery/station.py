@@ -18,7 +18,7 @@ from segsrv.errors import JournalFault
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.settings import Settings
-from segsrv.sinks.registry import build
+from segsrv.sinks.registry import build, resolve
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Station:
         commit, slot = self.commit, board.worker(self.worker)
         assert commit is not None
         log = commit.log
-        names = [sink.name for sink in self.settings.all_sinks()]
+        names = [sink.name for sink in resolve(self.settings)]
         slot.open(log.id, first=log.first, end=log.end)
         board.wake()
 

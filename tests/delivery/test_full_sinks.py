@@ -1,12 +1,15 @@
 """One dead sink touches nothing else: what happens when it lags too far."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
 
+from segsrv.board import Board
 from segsrv.delivery import attempts
 from segsrv.delivery.set_aside import parts_of
+from segsrv.delivery.station import Station
 from segsrv.errors import JournalFull
 from segsrv.journal.reader import Reader
 from segsrv.settings import SinkTable
@@ -102,3 +105,16 @@ async def test_what_is_set_aside_is_bounded(tmp_path, caplog):
         held, _lost = station.delivery.set_aside_bytes()["dead"]
         assert held <= 2 * MIB
     assert "no room for what was set aside" in caplog.text
+
+
+async def test_a_refusal_for_another_process_names_the_sink(tmp_path):
+    """Where a process of its own delivers, a sink of the short form is named too."""
+    with contextlib.closing(Board(1)) as board:
+        station = Station(make_settings(tmp_path), worker=0, board=board)
+        await station.start()
+        try:
+            board.sinks_full = 1
+            with pytest.raises(JournalFull, match="the sink file lags more than its lag_bytes_max"):
+                station.commit.check()
+        finally:
+            await station.stop()

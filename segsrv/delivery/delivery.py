@@ -121,13 +121,14 @@ class Delivery:
         """Return how each sink is, for people."""
         return [
             {
-                "name": shipper.name,
+                "name": built.name,
                 "state": shipper.state,
                 "message": shipper.message,
                 "lag_bytes": shipper.lag_bytes,
+                "lag_bytes_max": built.config.lag_bytes_max,
                 "lag_s": round(shipper.lag_s, 3),
             }
-            for shipper in self.shippers
+            for built, shipper in self._pairs()
         ]
 
     def set_aside_bytes(self) -> Mapping[str, tuple[int, int]]:

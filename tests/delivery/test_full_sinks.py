@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import shutil
 
 import pytest
 
@@ -91,6 +92,20 @@ async def test_set_aside_keeps_the_oldest_and_goes_on(tmp_path):
         kept += [json.loads(line)["n"] for line in chunk.lines.splitlines()]
     assert kept + stored(tmp_path / "dead") == numbers
     assert len(journal_files(tmp_path)) <= 2
+
+
+async def test_what_was_sent_later_is_no_longer_counted(tmp_path):
+    """A part that a replay has taken away leaves the figures of the running server, too."""
+    async with running(settings_with(tmp_path, on_full="set_aside")) as station:
+        for number in range(3 * ENOUGH):
+            await submit(station, number)
+        await until(lambda: station.delivery.set_aside_bytes()["dead"][0] > MIB)
+        (folder,) = (tmp_path / "data" / "set-aside").iterdir()
+        (tmp_path / "dead").unlink()
+        await until(lambda: station.delivery.shippers[0].lag_bytes == 0)
+        for path, _part in list(parts_of(folder)):
+            shutil.rmtree(path)
+        await until(lambda: station.delivery.set_aside_bytes()["dead"] == (0, 0))
 
 
 async def test_what_is_set_aside_is_bounded(tmp_path, caplog):

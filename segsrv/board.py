@@ -74,11 +74,6 @@ class Slot:
         return None
 
     @property
-    def is_open(self) -> bool:
-        """Whether a journal is published; so it stays when its worker is killed."""
-        return self._words[_IS_OPEN] != 0
-
-    @property
     def first(self) -> int:
         """Position of the oldest byte that the journal holds."""
         return int(self._words[_FIRST])

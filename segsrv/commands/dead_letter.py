@@ -21,7 +21,8 @@ from segsrv.commands.output import (
     print_table,
     size,
 )
-from segsrv.commands.parts import add_common_flags, guarded, load
+from segsrv.commands.parts import add_common_flags, check_user, guarded, load
+from segsrv.commands.targets import Targets
 from segsrv.errors import SettingsError
 from segsrv.journal import letters
 from segsrv.journal.letters import Letter, Span
@@ -141,11 +142,14 @@ def run_replay(flags: argparse.Namespace) -> int:
     """Send letters to their sinks again and delete those that were taken."""
     settings = load(flags)
     selection = Selection.of(flags, settings)
-    result = replay(settings, selection, flags.target)
+    check_user(settings)
+    targets = Targets(settings)
+    result = replay(selection, targets, flags.target)
     if flags.is_json:
-        print_json(asdict(result))
+        print_json(asdict(result), targets.report_to)
     else:
-        print(f"delivered {counted(result.delivered, 'event')} and deleted the letters")
+        line = f"delivered {counted(result.delivered, 'event')} and deleted the letters"
+        print(line, file=targets.report_to)
     for line in result.notes():
         print(f"segsrv: {line}", file=sys.stderr)
     return 1 if result.refused else 0

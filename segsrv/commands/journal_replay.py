@@ -7,9 +7,7 @@ import asyncio
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-
-import orjson
+from typing import TextIO
 
 from segsrv.commands import standing
 from segsrv.commands.event_filter import EventFilter
@@ -20,6 +18,7 @@ from segsrv.commands.sending import Event
 from segsrv.commands.standing import Part
 from segsrv.commands.targets import Targets
 from segsrv.delivery.cursor import Mark
+from segsrv.delivery.rejects import letter_of
 from segsrv.errors import SettingsError, SinkMisconfigured, SinkUnavailable
 from segsrv.journal import facts, letters
 from segsrv.journal.dead_letters import DeadLetters
@@ -86,7 +85,7 @@ def run_replay(flags: argparse.Namespace) -> int:
         if chosen.since_ms is None:
             raise SettingsError("--since: is needed, or --set-aside")
         asyncio.run(replay.run(_delivered(settings, flags.sink_name)))
-    _print(replay.result, is_json=flags.is_json)
+    _print(replay.result, targets.report_to, is_json=flags.is_json)
     return 1 if replay.result.refused or replay.result.faults else 0
 
 
@@ -105,12 +104,12 @@ def _delivered(settings: Settings, sink: str) -> list[Stretch]:
     return [Stretch(journals[name], end=mark) for name, mark in marks.items()]
 
 
-def _print(result: Result, *, is_json: bool) -> None:
+def _print(result: Result, file: TextIO, *, is_json: bool) -> None:
     if is_json:
         fields = ("delivered", "refused", "faults", "parts_deleted")
-        print_json({name: getattr(result, name) for name in fields})
+        print_json({name: getattr(result, name) for name in fields}, file)
     else:
-        print(f"delivered {counted(result.delivered, 'event')}")
+        print(f"delivered {counted(result.delivered, 'event')}", file=file)
     if result.refused:
         refused = counted(result.refused, "event")
         print(f"segsrv: refused, and kept as dead letters: {refused}", file=sys.stderr)
@@ -192,17 +191,10 @@ class _Replay:
 
         refused = await sender.send(events, on_taken)
         if refused:
-            self._letters.append([self._letter(events[one.number], one.message) for one in refused])
+            self._letters.append(
+                [
+                    letter_of(self._name, message, events[number].facts, events[number].line)
+                    for number, message in refused
+                ]
+            )
             self.result.refused += len(refused)
-
-    def _letter(self, event: Event, message: str) -> bytes:
-        letter = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "reason": letters.SINK_REASON,
-            "message": message,
-            "sink": self._name,
-            "key_id": event.facts.key_id,
-            "format": event.facts.format,
-            "item": orjson.Fragment(event.line[:-1]),
-        }
-        return orjson.dumps(letter) + b"\n"

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from segsrv.commands.letter_selection import Selection, sink_of
 from segsrv.commands.output import Bar, counted
-from segsrv.commands.parts import check_user
 from segsrv.commands.sending import Event
 from segsrv.commands.targets import Targets
 from segsrv.errors import SinkMisconfigured, SinkUnavailable
 from segsrv.journal import letters
 from segsrv.journal.facts import UNKNOWN, Facts
 from segsrv.journal.letters import SINK_REASON, Letter, Span
-from segsrv.settings import Settings
 
 NOTES_MAX = 10
 
@@ -48,7 +46,7 @@ class Result:
             )
 
 
-def replay(settings: Settings, selection: Selection, target: str | None) -> Result:
+def replay(selection: Selection, targets: Targets, target: str | None) -> Result:
     """Send what *selection* has to its sinks, or all to *target*.
 
     Letters are deleted file by file, once all of a file were tried: after a crash in between they
@@ -59,8 +57,6 @@ def replay(settings: Settings, selection: Selection, target: str | None) -> Resu
         SinkUnavailable: A sink could not be reached; what was taken before is deleted.
 
     """
-    check_user(settings)
-    targets = Targets(settings)
     if target is not None:
         targets.check("--to", target)
     return asyncio.run(_replay(selection, targets, target))

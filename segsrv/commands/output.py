@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import orjson
 from tqdm import tqdm
@@ -56,9 +56,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def print_json(value: Any) -> None:
-    """Print *value* on one line."""
-    print(orjson.dumps(value).decode())
+def print_json(value: Any, file: TextIO | None = None) -> None:
+    """Print *value* on one line, to standard output unless *file* is given."""
+    print(orjson.dumps(value).decode(), file=file)
 
 
 def print_pretty(value: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, TypeVar
 
+from segsrv.delivery.rejects import split
 from segsrv.errors import SinkRejected, SinkUnavailable
 from segsrv.journal.facts import Facts
 from segsrv.sinks.base import Batch, Placement, Sink
@@ -72,9 +73,9 @@ class Sender:
             try:
                 await self._send([events[number] for number in numbers])
             except SinkRejected as error:
-                bad, rest = _split(numbers, error.indexes)
-                refused += [Refused(number, str(error)) for number in bad]
-                todo += reversed(rest)
+                bad, parts = split(len(numbers), error.indexes)
+                refused += [Refused(numbers[index], str(error)) for index in bad]
+                todo += reversed([[numbers[index] for index in part] for part in parts])
             else:
                 on_taken(numbers)
         return sorted(refused)
@@ -106,15 +107,3 @@ class Sender:
                 await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
                 delay_s *= 2
         raise SinkUnavailable(f"sink {self.name}: {reason}")
-
-
-def _split(numbers: Sequence[int], indexes: Sequence[int]) -> tuple[list[int], list[list[int]]]:
-    """Return what is refused for sure, and the parts that are still to be tried, in order."""
-    if len(numbers) == 1:
-        return list(numbers), []
-    named = {index for index in indexes if 0 <= index < len(numbers)}
-    if named:
-        others = [number for index, number in enumerate(numbers) if index not in named]
-        return [numbers[index] for index in sorted(named)], [others] if others else []
-    middle = len(numbers) // 2
-    return [], [list(numbers[:middle]), list(numbers[middle:])]

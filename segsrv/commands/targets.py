@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TextIO
+
 from segsrv.commands.sending import Sender
 from segsrv.errors import SettingsError
 from segsrv.settings import Settings, SinkConfig
 from segsrv.sinks import registry
+from segsrv.sinks.stdout import StdoutSink
 
 
 class Targets:
@@ -17,7 +21,7 @@ class Targets:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._built = {built.name: built for built in registry.build(settings)}
+        self._built = {built.name: built for built in registry.build(settings, is_once=True)}
         self._open: dict[str, Sender] = {}
 
     def __contains__(self, name: str) -> bool:
@@ -52,6 +56,12 @@ class Targets:
             self._open[name] = sender
             await sender.open()
         return self._open[name]
+
+    @property
+    def report_to(self) -> TextIO:
+        """Where a command says what it did: not between events on the standard output."""
+        is_taken = any(isinstance(sender.sink, StdoutSink) for sender in self._open.values())
+        return sys.stderr if is_taken else sys.stdout
 
     async def close(self) -> None:
         for sender in self._open.values():

@@ -134,6 +134,22 @@ def read(sources: Sequence[Source], marks: Mapping[str, Mark], limits: Limits) -
     return Bundle(spans, slices, sum(part.high - part.low for part in slices))
 
 
+def oldest_ms(sources: Sequence[Source], marks: Mapping[str, Mark]) -> int:
+    """Return when the oldest event behind *marks* was received; 0 if that is not known.
+
+    Raises:
+        OSError: A disk refused to read.
+
+    """
+    known = []
+    for source in sources:
+        position = marks[source.name].position
+        if source.end > position:
+            frames = source.read(position, bytes_max=1).frames[:1]
+            known += [frame.runs[0].received_ms for frame in frames if frame.runs]
+    return min(filter(None, known), default=0)
+
+
 def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bundle:
     """Read what *spans* say, as it was read when they were written down.
 

@@ -43,10 +43,6 @@ class Cursor:
     spans: Mapping[str, Span] = field(default_factory=dict)
     placement: Placement = field(default_factory=dict)
 
-    @property
-    def is_sending(self) -> bool:
-        return any(span.end != span.start for span in self.spans.values())
-
     def encode(self) -> bytes:
         journals = {
             name: [span.journal_id, *span.start, *span.end] for name, span in self.spans.items()

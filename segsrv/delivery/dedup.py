@@ -45,7 +45,6 @@ from segsrv.delivery.dedup_part import CAPACITY_MAX, SECRET_BYTES, TAG, Damaged,
 logger = logging.getLogger(__name__)
 
 PARTS = 6
-IDS_MAX = PARTS * CAPACITY_MAX
 PARTS_UNSETTLED_MAX = 2
 # Records in memory that wait for a disk which refuses them.
 PENDING_MAX = 100_000

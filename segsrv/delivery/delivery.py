@@ -143,13 +143,14 @@ class Delivery:
         """Return how each sink is, for people."""
         return [
             {
-                "name": shipper.name,
+                "name": built.name,
                 "state": shipper.state,
                 "message": shipper.message,
                 "lag_bytes": shipper.lag_bytes,
+                "lag_bytes_max": built.config.lag_bytes_max,
                 "lag_s": round(shipper.lag_s, 3),
             }
-            for shipper in self.shippers
+            for built, shipper in self._pairs()
         ]
 
     def set_aside_bytes(self) -> Mapping[str, tuple[int, int]]:
@@ -231,6 +232,8 @@ class Delivery:
         return f"the sink {built.name} lacks {lag} bytes, the limit is lag_bytes_max={limit}"
 
     async def _set_aside_if_due(self, built: Built, shipper: Shipper) -> None:
+        aside = self._asides[built.name]
+        await asyncio.to_thread(aside.recount)
         limit = int(self._settings.journal_bytes_max * SET_ASIDE_AT)
         lags = {
             source.name: source.end - shipper.mark(source).position
@@ -240,7 +243,6 @@ class Delivery:
         total_max = built.config.lag_bytes_max or limit * len(lags)
         if sum(lags.values()) <= total_max and max(lags.values(), default=0) <= limit:
             return
-        aside = self._asides[built.name]
         ends = {source.name: (source.id, source.end) for source in self.sources if source.id}
         keep_bytes = min(total_max // max(len(lags), 1), limit) // 2
 

@@ -12,11 +12,11 @@ import orjson
 from segsrv.delivery.bundle import part_of
 from segsrv.errors import SinkRejected
 from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.facts import Facts
+from segsrv.journal.letters import SINK_REASON
 from segsrv.sinks.base import Batch
 
 logger = logging.getLogger(__name__)
-
-REASON = "sink_rejected"
 
 
 class Rejects:
@@ -44,48 +44,52 @@ class Rejects:
             try:
                 await send(part)
             except SinkRejected as error:
-                refused, rest = _split(part, error.indexes)
-                if refused is not None:
-                    letters = self._letters(refused, error)
+                refused, rest = split(part.events, error.indexes)
+                if refused:
+                    letters = self._letters(part, refused, error)
                     await on_disk(partial(self._dead_letters.append, letters))
                     self.events += len(letters)
-                todo += reversed(rest)
+                labels = ("others",) if refused else ("first half", "second half")
+                todo += reversed(
+                    [part_of(part, *named) for named in zip(rest, labels, strict=False)]
+                )
             else:
                 taken += part.events
         return taken
 
-    def _letters(self, batch: Batch, error: SinkRejected) -> list[bytes]:
-        logger.error("sink: rejected sink=%s events=%d error=%s", self.name, batch.events, error)
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    def _letters(self, batch: Batch, numbers: Sequence[int], error: SinkRejected) -> list[bytes]:
+        logger.error("sink: rejected sink=%s events=%d error=%s", self.name, len(numbers), error)
+        lines = batch.lines()
         return [
-            # The line end by itself makes a copy, without the spare room of what orjson returns.
-            orjson.dumps(
-                {
-                    "time": now,
-                    "reason": REASON,
-                    "message": str(error),
-                    "sink": self.name,
-                    "key_id": fact.key_id,
-                    "format": fact.format,
-                    "item": orjson.Fragment(line[:-1]),
-                }
-            )
-            + b"\n"
-            for line, fact in zip(batch.lines(), batch.facts, strict=True)
+            letter_of(self.name, str(error), batch.facts[number], lines[number])
+            for number in numbers
         ]
 
 
-def _split(batch: Batch, indexes: Sequence[int]) -> tuple[Batch | None, list[Batch]]:
-    """Return what is refused for sure, and the parts that are still to be tried, in order."""
-    named = {index for index in indexes if 0 <= index < batch.events}
-    if batch.events == 1:
-        return batch, []
-    if named:
-        others = [number for number in range(batch.events) if number not in named]
-        refused = part_of(batch, sorted(named), "refused")
-        return refused, [part_of(batch, others, "others")] if others else []
-    middle = batch.events // 2
-    return None, [
-        part_of(batch, range(middle), "first half"),
-        part_of(batch, range(middle, batch.events), "second half"),
-    ]
+def letter_of(sink: str, message: str, facts: Facts, line: bytes) -> bytes:
+    """Return the dead letter, with its newline, of an event that *sink* refused just now."""
+    letter = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "reason": SINK_REASON,
+        "message": message,
+        "sink": sink,
+        "key_id": facts.key_id,
+        "format": facts.format,
+        "item": orjson.Fragment(line[:-1]),
+    }
+    # The line end by itself makes a copy, without the spare room of what orjson returns.
+    return orjson.dumps(letter) + b"\n"
+
+
+def split(events: int, indexes: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """Return which of so many *events* are refused for sure, and the parts still to be tried.
+
+    *indexes* are those that the sink named, if it named any. Parts are in order.
+    """
+    if events == 1:
+        return [0], []
+    if named := sorted({index for index in indexes if 0 <= index < events}):
+        others = sorted(set(range(events)).difference(named))
+        return named, [others] if others else []
+    middle = events // 2
+    return [], [list(range(middle)), list(range(middle, events))]

@@ -26,9 +26,9 @@ MAKING = ".tmp"
 
 
 class SetAside:
-    """The parts that one sink lacks, at most *bytes_max* of them; belongs to one thread.
+    """The parts that one sink lacks, at most *bytes_max* of them; belongs to one thread at a time.
 
-    `bytes` and `parts` count what is set aside, `lost_bytes` what had to go for want of room.
+    `bytes` counts what is set aside, `lost_bytes` what had to go for want of room.
     """
 
     def __init__(self, folder: Path, *, bytes_max: int, file_mode: int = FILE_MODE) -> None:
@@ -36,7 +36,24 @@ class SetAside:
         self.lost_bytes = 0
         self._bytes_max = bytes_max
         self._file_mode = file_mode
-        self.bytes = sum(part["bytes"] for _path, part in parts_of(folder))
+        self.bytes = 0
+        self._counted_at_ns = 0
+        self.recount()
+
+    def recount(self) -> None:
+        """Take note of parts that somebody has taken away, as a replay does.
+
+        Raises:
+            OSError: The disk refused to read.
+
+        """
+        try:
+            changed_at_ns = self.folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            changed_at_ns = 0
+        if changed_at_ns != self._counted_at_ns:
+            self.bytes = sum(part["bytes"] for _path, part in parts_of(self.folder))
+            self._counted_at_ns = changed_at_ns
 
     def move(
         self, journals: Mapping[str, tuple[Path, str, Mark, int]], *, keep_bytes: int

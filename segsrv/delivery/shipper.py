@@ -48,7 +48,6 @@ class ShipperStats:
     batches: int = 0
     events: int = 0
     filtered_events: int = 0
-    duplicates: int = 0
 
 
 class Shipper:
@@ -193,6 +192,7 @@ class Shipper:
                 self._marks[name] = (self._sources[name].id, mark)
             # It is in what was set aside, too.
             self._resending = None
+            self._oldest_ms = 0
             for _slot in range(2):
                 await self._save()
         finally:
@@ -202,7 +202,7 @@ class Shipper:
         if not self._is_loaded:
             await self._load()
             self._is_loaded = True
-        await self.attempts.until_taken(self.sink.open)
+        await self.attempts.until_taken(self._open)
         if self._resending is not None:
             await self._resend(self._resending)
         while await self._linger():
@@ -231,6 +231,21 @@ class Shipper:
             else:
                 self._marks[name] = (source.id, mark)
         self._resending = inherited
+
+    async def _open(self) -> None:
+        if self.lag_bytes and not self._oldest_ms:
+            # Of a sink that is down from the start nothing else says how long events have waited.
+            sources, marks = self._standing()
+            with contextlib.suppress(OSError):
+                self._oldest_ms = await asyncio.get_running_loop().run_in_executor(
+                    self._disk, bundles.oldest_ms, sources, marks
+                )
+        await self.sink.open()
+
+    def _standing(self) -> tuple[list[Source], dict[str, Mark]]:
+        """Return the journals that are open, and where this sink goes on in each."""
+        sources = [source for source in self._sources.values() if source.id]
+        return sources, {source.name: self.mark(source) for source in sources}
 
     async def _resend(self, inherited: Inheritance) -> None:
         """Send again what was being sent when delivery ended, as it was."""
@@ -294,8 +309,7 @@ class Shipper:
 
     async def _step(self) -> None:
         """Deliver one batch."""
-        sources = [source for source in self._sources.values() if source.id]
-        marks = {source.name: self.mark(source) for source in sources}
+        sources, marks = self._standing()
         bundle = await self._on_disk(lambda: bundles.read(sources, marks, self._limits))
         self._oldest_ms = bundle.received_ms or self._oldest_ms
         batch = await self._batch(bundle)
@@ -328,9 +342,8 @@ class Shipper:
             slices = self._picks.pick(slices)
             self.stats.filtered_events += bundle.events - _events(slices)
         if self.judge is not None and slices:
-            judge, before = self.judge, slices
-            slices = await self._on_disk(lambda: judge.pick(before))
-            self.stats.duplicates += _events(before) - _events(slices)
+            judge, picked = self.judge, slices
+            slices = await self._on_disk(lambda: judge.pick(picked))
         return batch_of(bundle.batch_id(), slices) if slices else None
 
     async def _send(self, batch: Batch, placement: Placement) -> None:

@@ -43,7 +43,6 @@ _CRC = struct.Struct("<I")
 HEADER_BYTES = TRAILER_BYTES = _HEADER.size + _CRC.size
 HEADER_BYTES_1 = _HEADER_1.size + _CRC.size
 OVERHEAD_BYTES = HEADER_BYTES + TRAILER_BYTES
-PAYLOAD_BYTES_MAX = (1 << 32) - 1
 BLOCK_BYTES = 4_096
 
 Buffer = bytes | memoryview

@@ -46,6 +46,11 @@ def sink_families(delivery: Delivery) -> Iterator[Family]:
         _by_sink(shippers, lambda shipper: shipper.lag_bytes),
     )
     yield gauge(
+        "sink_lag_bytes_max",
+        "What a sink may lack before on_full holds.",
+        (({"sink": built.name}, built.config.lag_bytes_max) for built in delivery.built),
+    )
+    yield gauge(
         "sink_lag_seconds",
         "Age of the oldest event that is being delivered.",
         _by_sink(shippers, lambda shipper: shipper.lag_s),
@@ -62,23 +67,7 @@ def sink_families(delivery: Delivery) -> Iterator[Family]:
     )
     for name, text, figure in _COUNTERS:
         yield counter(f"sink_{name}", text, _by_sink(shippers, figure))
-    judged = [
-        (shipper.name, shipper.judge.index)
-        for shipper in shippers
-        if shipper.judge is not None and shipper.judge.index is not None
-    ]
-    if judged:
-        yield gauge(
-            "sink_dedup_ids",
-            "Ids in a sink's deduplication index.",
-            (({"sink": name}, index.ids) for name, index in judged),
-        )
-        for name, field, text in _DEDUP_COUNTERS:
-            yield counter(
-                f"sink_{name}",
-                text,
-                [({"sink": sink}, getattr(index, field)) for sink, index in judged],
-            )
+    yield from _dedup_families(shippers)
     aside = delivery.set_aside_bytes()
     if aside:
         yield gauge(
@@ -96,6 +85,26 @@ def sink_families(delivery: Delivery) -> Iterator[Family]:
         "Damaged pieces met while reading journals, and files that were removed.",
         (({"journal": source.name}, source.damaged_frames) for source in delivery.sources),
     )
+
+
+def _dedup_families(shippers: Iterable[Shipper]) -> Iterator[Family]:
+    judged = [
+        (shipper.name, shipper.judge.index)
+        for shipper in shippers
+        if shipper.judge is not None and shipper.judge.index is not None
+    ]
+    if judged:
+        yield gauge(
+            "sink_dedup_ids",
+            "Ids in a sink's deduplication index.",
+            (({"sink": name}, index.ids) for name, index in judged),
+        )
+        for name, field, text in _DEDUP_COUNTERS:
+            yield counter(
+                f"sink_{name}",
+                text,
+                [({"sink": sink}, getattr(index, field)) for sink, index in judged],
+            )
 
 
 def _by_sink(

@@ -118,7 +118,10 @@ class Settings:
         high=1 << 50,
     )
     dead_letter_bytes_max: int = option(
-        GIB, "dead letters kept, per worker; the oldest go first", low=MIB, high=1 << 50
+        GIB,
+        "dead letters kept, per worker and per sink; the oldest go first",
+        low=MIB,
+        high=1 << 50,
     )
 
     flush_interval_s: float = option(

@@ -68,6 +68,9 @@ class FileSink:
     A placement is `{"file", "offset", "bytes"}`. Sending cuts the file at the offset first, so that
     a batch that was half written before a crash is written once. If the journal has lost a part of
     the batch since it was planned, and the file has it whole, the file is left as it is.
+
+    A writer that is there `is_once` closes its files when it ends, and leaves what the sink does
+    beside writing to the server.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class FileSink:
         file_retention_s: float = 0.0,
         file_total_bytes_max: int = 0,
         file_mode: int = FILE_MODE,
+        is_once: bool = False,
     ) -> None:
         self.root = root
         self.name = name or f"file:{root}"
@@ -88,6 +92,7 @@ class FileSink:
         self._file_bytes_max = file_bytes_max
         self._rotation = file_rotate
         self._file_mode = file_mode
+        self._is_once = is_once
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-file-sink")
         self._upkeep = Upkeep(
             self.name,
@@ -113,7 +118,8 @@ class FileSink:
 
     async def open(self) -> None:
         await self._run(lambda: make_dir(self.root, self._file_mode))
-        self._upkeep.start()
+        if not self._is_once:
+            self._upkeep.start()
 
     async def plan(self, batch: Batch, last: Placement) -> Placement:
         return await self._run(lambda: self._plan(batch, last, datetime.now(UTC)))
@@ -123,6 +129,10 @@ class FileSink:
 
     async def close(self) -> None:
         """End both threads; the file stays open, since a restart goes on with it."""
+        if self._is_once:
+            # A file that the disk keeps from being cut stays open: it may end within a line.
+            with contextlib.suppress(SinkUnavailable):
+                await self._run(self._finish)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._upkeep.stop)
         await loop.run_in_executor(None, self._thread.shutdown)
@@ -210,6 +220,12 @@ class FileSink:
         path, offset = self.root / placement["file"], placement["offset"]
         if _can_go_on(path, offset):
             os.truncate(path, offset)
+
+    def _finish(self) -> None:
+        """Close all files; a batch that was not stored is not in them."""
+        if self._in_flight is not None:
+            self._take_back(self._in_flight)
+        self._close_files(set(self._open_files))
 
     def _learn(self, mark: str) -> None:
         """Find this writer's files of before the start; only a placement says who it is."""

@@ -44,6 +44,7 @@ def _make(spec: SinkSpec) -> FileSink:
         root_of(spec.url, spec.settings),
         name=spec.name,
         file_mode=int(spec.settings.file_mode, 8),
+        is_once=spec.is_once,
         **given,
     )
 

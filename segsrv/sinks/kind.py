@@ -20,7 +20,8 @@ class SinkSpec:
     """One sink as it was asked for.
 
     `url` has no query, if the kind takes options there, and may hold user and password. `options`
-    is what the kind's class of options became; `secrets` holds those that were given, by name.
+    is what the kind's class of options became; `secrets` holds those that were given, by name. With
+    `is_once` a command has it made, which is gone for good when it closes the sink.
     """
 
     name: str
@@ -29,6 +30,7 @@ class SinkSpec:
     secrets: Mapping[str, str] = field(repr=False)
     config: SinkConfig
     settings: Settings
+    is_once: bool = False
 
     @property
     def where(self) -> str:

@@ -59,8 +59,12 @@ class Built:
     sink: Sink
 
 
-def build(settings: Settings, environ: Mapping[str, str] | None = None) -> list[Built]:
+def build(
+    settings: Settings, environ: Mapping[str, str] | None = None, *, is_once: bool = False
+) -> list[Built]:
     """Make all configured sinks, without opening any; *environ* is what secrets are read from.
+
+    With *is_once* they are for a command, which never goes on where it stopped.
 
     Call it outside of the event loop: it imports modules and reads files of secrets.
 
@@ -76,7 +80,7 @@ def build(settings: Settings, environ: Mapping[str, str] | None = None) -> list[
             name: secret.read(f"{config.where}.secrets.{name}", variables)
             for name, secret in config.secrets.items()
         }
-        spec = replace(named.spec, secrets=secrets)
+        spec = replace(named.spec, secrets=secrets, is_once=is_once)
         sink = _asked(kind.make, spec)
         built.append(
             Built(name=named.name, cursor_name=named.cursor_name, config=config, sink=sink)

@@ -1,7 +1,10 @@
 """`segsrv journal`, beside a running server and without one."""
 
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -9,6 +12,7 @@ from segsrv.cli import main
 from segsrv.commands import sending
 from segsrv.delivery.set_aside import parts_of
 from segsrv.errors import SinkRejected
+from segsrv.sinks import file
 from segsrv.sinks.file import FileSink
 from tests.journal.segment_logs import flip
 from tests.server_process import ServerProcess
@@ -216,6 +220,54 @@ class TestReplay:
         files = sorted((tmp_path / "data" / "events").rglob("*.ndjson"))
         assert len(files) == 2
         assert files[0].read_bytes() == files[1].read_bytes()
+
+    def test_the_file_of_a_replay_is_complete(self, tmp_path):
+        """Nobody goes on with it, so it is closed; that of the running server stays open."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            process.wait_for_events(3)
+            assert self.replay("--sink", "file", "--since", "1h") == 0
+            first, second = sorted((tmp_path / "data" / "events").rglob("*.ndjson"))
+            assert first.stat().st_mode & 0o222
+            assert not second.stat().st_mode & 0o222
+
+    def test_the_file_of_a_replay_that_failed_has_whole_lines(self, tmp_path, monkeypatch):
+        """A batch that the disk took in part is cut off before the file is closed."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            process.wait_for_events(3)
+        write, cut = file.write_all, os.ftruncate
+
+        def half(fd, parts):
+            write(fd, [b"".join(parts)[:-9]])
+            raise OSError(errno.EIO, "broken")
+
+        def no_cut(fd, size):
+            if size < os.fstat(fd).st_size:
+                raise OSError(errno.EIO, "broken")
+            cut(fd, size)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(file, "write_all", half)
+            patch.setattr(os, "ftruncate", no_cut)
+            assert self.replay("--sink", "file", "--since", "1h") == 3
+
+        closed = sorted((tmp_path / "data" / "events").rglob("*.ndjson"))[1]
+        assert not closed.stat().st_mode & 0o222
+        assert closed.read_bytes() == b""
+
+    def test_the_result_stays_out_of_events_on_the_standard_output(self, tmp_path):
+        """What a replay to `stdout:` prints are events, and nothing else; the rest is on stderr."""
+        with server(tmp_path, *KEPT, "--sink", "stdout:", "--sink", "file:") as process:
+            post(process, 2)
+            process.wait_for_events(2)
+        command = [sys.executable, "-m", "segsrv", "journal", "replay", "--sink", "stdout"]
+        (tmp_path / "segsrv.toml").write_text('sink = ["stdout:", "file:"]\n')
+        command += ["--since", "1h", "--config", "segsrv.toml"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+        assert [json.loads(line)["event"] for line in ended.stdout.splitlines()] == ["e", "e"]
+        assert ended.stderr == "delivered 2 events\n"
 
     def test_what_the_sink_gets_anyway_is_not_sent(self, tmp_path, capsys):
         """Events that are still to be delivered do not come twice."""

@@ -1,12 +1,16 @@
 """One dead sink touches nothing else: what happens when it lags too far."""
 
 import asyncio
+import contextlib
 import json
+import shutil
 
 import pytest
 
+from segsrv.board import Board
 from segsrv.delivery import attempts
 from segsrv.delivery.set_aside import parts_of
+from segsrv.delivery.station import Station
 from segsrv.errors import JournalFull
 from segsrv.journal.reader import Reader
 from segsrv.settings import SinkTable
@@ -90,6 +94,20 @@ async def test_set_aside_keeps_the_oldest_and_goes_on(tmp_path):
     assert len(journal_files(tmp_path)) <= 2
 
 
+async def test_what_was_sent_later_is_no_longer_counted(tmp_path):
+    """A part that a replay has taken away leaves the figures of the running server, too."""
+    async with running(settings_with(tmp_path, on_full="set_aside")) as station:
+        for number in range(3 * ENOUGH):
+            await submit(station, number)
+        await until(lambda: station.delivery.set_aside_bytes()["dead"][0] > MIB)
+        (folder,) = (tmp_path / "data" / "set-aside").iterdir()
+        (tmp_path / "dead").unlink()
+        await until(lambda: station.delivery.shippers[0].lag_bytes == 0)
+        for path, _part in list(parts_of(folder)):
+            shutil.rmtree(path)
+        await until(lambda: station.delivery.set_aside_bytes()["dead"] == (0, 0))
+
+
 async def test_what_is_set_aside_is_bounded(tmp_path, caplog):
     """The oldest part goes first, counted and logged, and the folder stays within its limit."""
     settings = settings_with(tmp_path, on_full="set_aside")
@@ -102,3 +120,16 @@ async def test_what_is_set_aside_is_bounded(tmp_path, caplog):
         held, _lost = station.delivery.set_aside_bytes()["dead"]
         assert held <= 2 * MIB
     assert "no room for what was set aside" in caplog.text
+
+
+async def test_a_refusal_for_another_process_names_the_sink(tmp_path):
+    """Where a process of its own delivers, a sink of the short form is named too."""
+    with contextlib.closing(Board(1)) as board:
+        station = Station(make_settings(tmp_path), worker=0, board=board)
+        await station.start()
+        try:
+            board.sinks_full = 1
+            with pytest.raises(JournalFull, match="the sink file lags more than its lag_bytes_max"):
+                station.commit.check()
+        finally:
+            await station.stop()

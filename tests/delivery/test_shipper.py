@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import shutil
+import time
 from datetime import datetime
 
 import pytest
@@ -14,6 +15,7 @@ from segsrv.errors import SinkRejected, SinkUnavailable
 from segsrv.journal.frame import HEADER_BYTES
 from segsrv.sinks.base import Batch, Placement
 from tests.delivery.shipping import (
+    RECEIVED_MS,
     MemorySink,
     append,
     append_batch,
@@ -334,6 +336,19 @@ class TestRetry:
 
         assert delays == [1, 2, 4, 8, 10, 10]
         assert set(waits) == {(0.5, 1.0)}
+
+    async def test_how_long_events_wait_for_a_sink_that_never_opened(self, tmp_path, log):
+        """That is known though no batch was read, also of events that come while it is down."""
+        sink = MemorySink()
+        sink.open_faults.extend([SinkUnavailable("down")] * 10_000)
+        async with shipping(tmp_path, log, sink) as shipper:
+            await until(lambda: shipper.is_failing)
+            assert shipper.lag_s == 0
+            append(log, 1)
+            await until(lambda: shipper.lag_s > 0)
+            assert shipper.lag_s == pytest.approx(time.time() - RECEIVED_MS / 1_000, abs=60)
+            sink.open_faults.clear()
+            await until(lambda: sink.lines and shipper.lag_s == 0)
 
     async def test_a_failing_sink_is_marked(self, tmp_path, log):
         """While a sink is down that can be seen, with the journal's lag."""

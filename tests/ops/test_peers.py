@@ -17,7 +17,9 @@ from segsrv.ops.peers import DELIVERY, SILENT_S, Peers
 from tests.waiting import DEADLINE_S
 
 LAG = ("segsrv_sink_lag_bytes", "gauge", "Lag.", [["", {"sink": "a"}, 7.0]])
-SINKS = [{"name": "a", "state": "ok", "message": "", "lag_bytes": 7, "lag_s": 0.5}]
+SINKS = [
+    {"name": "a", "state": "ok", "message": "", "lag_bytes": 7, "lag_bytes_max": 9, "lag_s": 0.5}
+]
 
 
 @contextlib.asynccontextmanager

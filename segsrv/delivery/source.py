@@ -122,6 +122,7 @@ class FollowedSource:
 
     def __init__(self, name: str, directory: Path, slot: Slot, *, file_mode: int) -> None:
         self.name = name
+        self._id = ""
         self._slot = slot
         self._reader = Reader(directory, file_mode=file_mode)
         # Every sink reads in a thread of its own.
@@ -129,8 +130,11 @@ class FollowedSource:
 
     @property
     def id(self) -> str:
-        held = self._slot.held()
-        return held.journal_id if held else ""
+        # A worker that starts again has no journal for a moment. Who asked just then would take
+        # what it knows of this one for another's, and deliver again what is held.
+        if (held := self._slot.held()) is not None:
+            self._id = held.journal_id
+        return self._id
 
     @property
     def first(self) -> int:

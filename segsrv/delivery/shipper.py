@@ -98,6 +98,8 @@ class Shipper:
         self._marks: dict[str, tuple[str, Mark]] = {}
         self._placement: Placement = {}
         self._oldest_ms = 0
+        self._turn = 0
+        self._is_behind = False
         self._resending: Inheritance | None = None
         self._is_unsaved = False
         self._saved_at = 0.0
@@ -287,7 +289,7 @@ class Shipper:
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
         self.is_waiting = False
         self.on_waiting()
-        if self.lag_bytes < self._limits.bytes_max:
+        if self.lag_bytes < self._limits.bytes_max and not self._is_behind:
             # A stop ends this wait at once: the grace period is for sending.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._limits.interval_s)
@@ -301,6 +303,10 @@ class Shipper:
     async def _step(self) -> None:
         """Deliver one batch."""
         sources = [source for source in self._sources.values() if source.id]
+        # Where a batch has no room for all of them, each comes first once.
+        self._turn += 1
+        first = self._turn % max(len(sources), 1)
+        sources = sources[first:] + sources[:first]
         marks = {source.name: self.mark(source) for source in sources}
         bundle = await self._on_disk(
             lambda: bundles.read(
@@ -311,6 +317,8 @@ class Shipper:
             )
         )
         self._oldest_ms = bundle.received_ms or self._oldest_ms
+        # What is left has waited for its interval.
+        self._is_behind = bundle.events >= self._limits.events_max
         batch = await self._batch(bundle)
         if batch is None:
             self._advance(bundle)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import shutil
+from contextlib import closing
 from datetime import datetime
 
 import pytest
@@ -82,6 +83,24 @@ class TestOrder:
 
         assert all(1 <= batch.events <= 6 for batch, _placement in sink.sent)
         assert len(sink.sent) >= 10
+
+    async def test_what_a_full_batch_left_does_not_wait_for_more(self, tmp_path, log):
+        """A batch of few events would else be all that an interval brings."""
+        lines = append_batch(log, *range(100))
+        sink = MemorySink()
+        async with shipping(tmp_path, log, sink, flush_events_max=1, flush_interval_s=0.5):
+            await until(lambda: sink.lines == lines)
+
+    async def test_a_journal_that_is_never_empty_holds_no_other_up(self, tmp_path, log):
+        """Where a batch has no room for all journals, each has its turn."""
+        other = open_log(tmp_path / "other")
+        with closing(other):
+            append_batch(log, *range(20))
+            lines = append_batch(other, 100, 101, 102)
+            sink = MemorySink()
+            async with shipping(tmp_path, log, sink, others=[other], flush_events_max=1):
+                await until(lambda: len(sink.lines) == 23)
+        assert [line for line in sink.lines[:6] if line in lines] == lines
 
     async def test_frames_without_events_are_not_sent(self, tmp_path, log):
         """Probes leave no batch behind and hold nothing up."""

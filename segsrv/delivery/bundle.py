@@ -78,6 +78,11 @@ class Filter:
         return [kind in self.types for kind in run.types]
 
 
+def count(slices: Sequence[Slice]) -> int:
+    """Return how many events are in *slices*."""
+    return sum(part.high - part.low for part in slices)
+
+
 def slices_of(part: Slice, mask: Sequence[bool]) -> Iterator[Slice]:
     """Yield the stretches of *part* whose entries in *mask* are true; it has one an event."""
     low = part.low
@@ -120,8 +125,8 @@ def read(
             if high > low:
                 part = Slice(source.id, frame, low, high)
                 found.setdefault(source.name, []).append(part)
-                count, size = high - low, _size(part)
-                events_left, events_share = events_left - count, events_share - count
+                events, size = high - low, _size(part)
+                events_left, events_share = events_left - events, events_share - events
                 bytes_left, share = bytes_left - size, share - size
             if high < frame.events:
                 end = Mark(frame.position, high)
@@ -131,7 +136,7 @@ def read(
             spans[source.name] = Span(source.id, mark, end)
     # By name, as `read_again` has them.
     slices = [part for name in sorted(found) for part in found[name]]
-    return Bundle(spans, slices, sum(part.high - part.low for part in slices))
+    return Bundle(spans, slices, count(slices))
 
 
 def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bundle:
@@ -163,7 +168,7 @@ def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bund
                     low = start.skip if frame.position == start.position else 0
                     slices.append(Slice(journal_id, frame, low, min(end.skip, frame.events)))
     slices = [part for part in slices if part.high > part.low]
-    return Bundle(spans, slices, sum(part.high - part.low for part in slices))
+    return Bundle(spans, slices, count(slices))
 
 
 def batch_of(batch_id: str, slices: Sequence[Slice]) -> Batch:
@@ -171,7 +176,7 @@ def batch_of(batch_id: str, slices: Sequence[Slice]) -> Batch:
     return Batch(
         batch_id,
         [_content(part) for part in slices],
-        sum(part.high - part.low for part in slices),
+        count(slices),
         lambda: [fact for part in slices for fact in facts_of(part)],
     )
 

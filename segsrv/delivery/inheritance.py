@@ -46,7 +46,7 @@ class Inheritance:
             cursor
             for cursor in self.sending
             if all(
-                self.marks[name] == (span.journal_id, span.start)
+                self.marks.get(name) == (span.journal_id, span.start)
                 for name, span in cursor.spans.items()
                 if span.end != span.start
             )
@@ -92,6 +92,13 @@ def inherit(
             inherited.files.append(path)
     inherited.settle()
     return inherited
+
+
+def in_hand(cursor: Cursor | None, marks: dict[str, tuple[str, Mark]]) -> Inheritance | None:
+    """Return what *cursor* says is being sent, where *marks* have not gone on since."""
+    inherited = Inheritance(marks, [cursor] if cursor is not None and cursor.is_sending else [])
+    inherited.settle()
+    return inherited if inherited.sending else None
 
 
 def _mounted(folder: Path, name: str) -> Iterator[Path]:

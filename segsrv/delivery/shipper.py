@@ -16,7 +16,7 @@ from segsrv.delivery import bundle as bundles
 from segsrv.delivery.attempts import Attempts, State
 from segsrv.delivery.bundle import Bundle, Filter, batch_of
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
-from segsrv.delivery.inheritance import ANY_ID, Inheritance
+from segsrv.delivery.inheritance import ANY_ID, Inheritance, in_hand
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
@@ -186,7 +186,8 @@ class Shipper:
     async def set_aside(self, move: Callable[[Mapping[str, Mark]], dict[str, Mark]]) -> None:
         """Go on behind what *move* has put elsewhere, and leave the call in hand unfinished.
 
-        *move* gets the mark in each journal and returns the new ones; it runs in a thread.
+        *move* gets the mark in each journal and returns the new ones; it runs in a thread. When it
+        raises OSError, so does this, and delivery goes on as before.
         """
         if not self._is_loaded:
             return
@@ -194,16 +195,22 @@ class Shipper:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        moved: dict[str, Mark] = {}
+        marks = {name: self.mark(source) for name, source in self._sources.items()}
         try:
-            marks = {name: self.mark(source) for name, source in self._sources.items()}
-            moved = await self._on_disk(lambda: move(marks))
+            # Once: the sink may be slow and not dead, and gets nothing meanwhile.
+            moved = await asyncio.get_running_loop().run_in_executor(self._disk, move, marks)
             for name, mark in moved.items():
                 self._marks[name] = (self._sources[name].id, mark)
-            # It is in what was set aside, too.
-            self._resending = None
-            for _slot in range(2):
-                await self._save()
+            if moved:
+                # It is in what was set aside, too.
+                self._resending = None
+                for _slot in range(2):
+                    await self._save()
         finally:
+            if not moved and self._resending is None:
+                known = {name: (self._sources[name].id, mark) for name, mark in marks.items()}
+                self._resending = in_hand(self._cursor_file.newest, known)
             self.start()
 
     async def _run(self) -> None:
@@ -338,11 +345,11 @@ class Shipper:
         slices = bundle.slices
         if self._picks:
             slices = self._picks.pick(slices)
-            self.stats.filtered_events += bundle.events - _events(slices)
+            self.stats.filtered_events += bundle.events - bundles.count(slices)
         if self.judge is not None and slices:
             judge, before = self.judge, slices
             slices = await self._on_disk(lambda: judge.pick(before))
-            self.stats.duplicates += _events(before) - _events(slices)
+            self.stats.duplicates += bundles.count(before) - bundles.count(slices)
         return batch_of(bundle.batch_id(), slices) if slices else None
 
     async def _send(self, batch: Batch, placement: Placement) -> None:
@@ -394,7 +401,3 @@ class Shipper:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.attempts.state, self.attempts.message = "retrying", f"ended by a fault: {error}"
             logger.error("sink: delivery ended by a fault sink=%s", self.name, exc_info=error)
-
-
-def _events(slices: Sequence[bundles.Slice]) -> int:
-    return sum(part.high - part.low for part in slices)

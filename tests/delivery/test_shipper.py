@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import shutil
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import datetime
 
 import pytest
@@ -262,6 +262,30 @@ class TestRestart:
         async with shipping(tmp_path, log, sink):
             pass
         assert b"".join(lines).endswith(b"".join(sink.lines))
+
+
+class TestSetAside:
+    @pytest.mark.parametrize("fault", [None, OSError("full")])
+    async def test_where_nothing_was_the_batch_in_hand_is_sent_as_it_was(
+        self, tmp_path, log, fault
+    ):
+        """What came of it is not known: under another id it could be stored twice."""
+
+        def move(_marks):
+            if fault is not None:
+                raise fault
+            return {}
+
+        append(log, 1, 2)
+        sink = StuckSink()
+        async with shipping(tmp_path, log, sink, grace_s=0) as shipper:
+            await until(lambda: sink.in_hand)
+            append(log, 3)
+            with pytest.raises(OSError, match="full") if fault else nullcontext():
+                await shipper.set_aside(move)
+            await until(lambda: len(sink.in_hand) == 2)
+        first, again = told(sink.in_hand)
+        assert again == first
 
 
 class TestRetry:

@@ -4,6 +4,8 @@ import asyncio
 import json
 import random
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from datetime import datetime
 
@@ -11,6 +13,7 @@ import pytest
 
 from segsrv.delivery import attempts
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
+from segsrv.delivery.source import LeftSource
 from segsrv.errors import SinkRejected, SinkUnavailable
 from segsrv.journal.frame import HEADER_BYTES
 from segsrv.sinks.base import Batch, Placement
@@ -20,6 +23,7 @@ from tests.delivery.shipping import (
     append_batch,
     cursor_path,
     kept,
+    make_shipper,
     open_log,
     shipping,
 )
@@ -383,6 +387,24 @@ class TestRetry:
             assert kept(tmp_path) == Cursor()
             theirs.close()
             other.close()
+
+    async def test_sinks_that_hang_in_threads_keep_no_journal(self, tmp_path, log):
+        """Each call that was given up still has a thread of the loop's, which has but a few."""
+        lines = append(log, 1)
+        source = LeftSource("w1", log, retention_s=0)
+        hanging = threading.Event()
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        hung = asyncio.create_task(asyncio.to_thread(hanging.wait))
+        try:
+            sink = MemorySink()
+            shipper = make_shipper(tmp_path, log, sink)
+            shipper.on_advance = lambda: source.release(0)
+            shipper.start()
+            await until(lambda: sink.lines == lines and kept(tmp_path).spans["w0"].start.position)
+        finally:
+            hanging.set()
+            await hung
+        await shipper.stop(grace_s=1)
 
     async def test_a_failing_release_does_not_end_delivery(self, tmp_path, log):
         """What happens to the journal after a delivery can't stop the next one."""

@@ -87,6 +87,11 @@ class Filter:
         return [kind in self.types for kind in run.types]
 
 
+def count(slices: Sequence[Slice]) -> int:
+    """Return how many events are in *slices*."""
+    return sum(part.high - part.low for part in slices)
+
+
 def slices_of(part: Slice, mask: Sequence[bool]) -> Iterator[Slice]:
     """Yield the stretches of *part* whose entries in *mask* are true; it has one an event."""
     low = part.low
@@ -101,37 +106,44 @@ def read(sources: Sequence[Source], marks: Mapping[str, Mark], limits: Limits) -
     """Read from each of *sources* in turn until there is enough for a batch.
 
     At least one event if there is one, even if it alone is larger than the limit. All that grew get
-    a share.
+    a share of both limits, as far as there is one for each: who calls has another one come first
+    each time.
 
     Raises:
         OSError: A disk refused to read; the text says where.
 
     """
     spans: dict[str, Span] = {}
-    slices: list[Slice] = []
+    found: dict[str, list[Slice]] = {}
     bytes_left, events_left = limits.bytes_max, limits.events_max
     grown = [source for source in sources if source.end > marks[source.name].position]
     for index, source in enumerate(grown):
-        if events_left <= 0 or (bytes_left <= 0 and slices):
+        if events_left <= 0 or (bytes_left <= 0 and found):
             break
         mark = marks[source.name]
         share = max(bytes_left // (len(grown) - index), 1)
+        events_share = max(events_left // (len(grown) - index), 1)
         chunk = source.read(mark.position, bytes_max=share)
         end = Mark(chunk.end)
         for frame in chunk.frames:
             low = mark.skip if frame.position == mark.position else 0
-            room = min(events_left, _fitting(frame, low, share, is_first=not slices))
+            room = min(events_share, _fitting(frame, low, share, is_first=not found))
             high = min(frame.events, low + room)
             if high > low:
-                slices.append(Slice(source.id, frame, low, high))
-                events_left -= high - low
-                size = _size(slices[-1])
+                part = Slice(source.id, frame, low, high)
+                found.setdefault(source.name, []).append(part)
+                events, size = high - low, _size(part)
+                events_left, events_share = events_left - events, events_share - events
                 bytes_left, share = bytes_left - size, share - size
             if high < frame.events:
                 end = Mark(frame.position, high)
                 break
-        spans[source.name] = Span(source.id, mark, end)
-    return Bundle(spans, slices, sum(part.high - part.low for part in slices))
+        # The batch's id is made of what moves: when it is read again, that is all that is known.
+        if end != mark:
+            spans[source.name] = Span(source.id, mark, end)
+    # By name, as `read_again` has them.
+    slices = [part for name in sorted(found) for part in found[name]]
+    return Bundle(spans, slices, count(slices))
 
 
 def oldest_ms(sources: Sequence[Source], marks: Mapping[str, Mark]) -> int:
@@ -160,7 +172,7 @@ def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bund
 
     """
     slices: list[Slice] = []
-    for name, (journal_id, start, end) in spans.items():
+    for name, (journal_id, start, end) in sorted(spans.items()):
         source = sources.get(name)
         if source is None or source.id != journal_id or start == end:
             continue
@@ -179,7 +191,7 @@ def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bund
                     low = start.skip if frame.position == start.position else 0
                     slices.append(Slice(journal_id, frame, low, min(end.skip, frame.events)))
     slices = [part for part in slices if part.high > part.low]
-    return Bundle(spans, slices, sum(part.high - part.low for part in slices))
+    return Bundle(spans, slices, count(slices))
 
 
 def batch_of(batch_id: str, slices: Sequence[Slice]) -> Batch:
@@ -187,7 +199,7 @@ def batch_of(batch_id: str, slices: Sequence[Slice]) -> Batch:
     return Batch(
         batch_id,
         [_content(part) for part in slices],
-        sum(part.high - part.low for part in slices),
+        count(slices),
         lambda: [fact for part in slices for fact in facts_of(part)],
     )
 

@@ -43,6 +43,10 @@ class Cursor:
     spans: Mapping[str, Span] = field(default_factory=dict)
     placement: Placement = field(default_factory=dict)
 
+    @property
+    def is_sending(self) -> bool:
+        return any(span.end != span.start for span in self.spans.values())
+
     def encode(self) -> bytes:
         journals = {
             name: [span.journal_id, *span.start, *span.end] for name, span in self.spans.items()
@@ -97,12 +101,17 @@ class CursorFile:
         if self.damaged:
             what = "going on from another one" if self._kept else "delivering again what is held"
             logger.error("cursor: damaged, %s file=%s", what, self.path.name)
-        return self._kept[0] if self._kept else None
+        return self.newest
 
     def save(self, cursor: Cursor) -> None:
         """Put *cursor* on stable storage in place of the older of the two."""
         self._file.save(cursor.encode())
         self._kept = [cursor, *self._kept[:1]]
+
+    @property
+    def newest(self) -> Cursor | None:
+        """What was loaded or saved last."""
+        return self._kept[0] if self._kept else None
 
     @property
     def is_settled(self) -> bool:

@@ -31,6 +31,8 @@ WATCH_INTERVAL_S = 0.25
 RELEASE_S_MAX = 1.0
 SET_ASIDE_AT = 0.8
 """The part of a journal's limit at which it stops waiting for a sink that allows that."""
+SET_ASIDE_RETRY_S = 60.0
+"""A try that fails takes the call in hand from the sink."""
 TAKE_AGAIN_AT = 0.95
 """The part of a sink's limit below which events are taken again."""
 
@@ -68,6 +70,7 @@ class Delivery:
         self._release_due = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._asides: dict[str, SetAside] = {}
+        self._moves: dict[str, asyncio.Task[None]] = {}
         self.shippers = [self._shipper(built) for built in self.built]
 
     async def start(self) -> None:
@@ -88,6 +91,12 @@ class Delivery:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if moves := list(self._moves.values()):
+            # What is set aside should not be delivered, too.
+            await asyncio.wait(moves, timeout=grace_s)
+            for move in moves:
+                move.cancel()
+            await asyncio.wait(moves)
         await asyncio.gather(*(shipper.stop(grace_s=grace_s) for shipper in self.shippers))
         if self._release_due.is_set():
             with contextlib.suppress(TimeoutError):
@@ -211,15 +220,15 @@ class Delivery:
                 self.on_closed()
             refusal, full_sink = None, 0
             for number, (built, shipper) in enumerate(self._pairs(), 1):
-                try:
-                    if built.name in self._asides:
-                        await self._set_aside_if_due(built, shipper)
-                    else:
-                        reason = self._reason(built, shipper)
-                        if reason is not None:
-                            refusal, full_sink = reason, number
-                except Exception:
-                    logger.exception("sink: can't be set aside sink=%s", built.name)
+                if built.name not in self._asides:
+                    reason = self._reason(built, shipper)
+                    if reason is not None:
+                        refusal, full_sink = reason, number
+                elif built.name not in self._moves or self._moves[built.name].done():
+                    # Not awaited: a disk that refuses or hangs must not keep this from the others.
+                    self._moves[built.name] = asyncio.create_task(
+                        self._try_to_set_aside(built, shipper), name=f"segsrv-aside-{built.name}"
+                    )
             self.refusal, self.full_sink = refusal, full_sink
 
     def _pairs(self) -> Iterator[tuple[Built, Shipper]]:
@@ -230,6 +239,15 @@ class Delivery:
         if not limit or lag <= limit * (TAKE_AGAIN_AT if self.refusal else 1):
             return None
         return f"the sink {built.name} lacks {lag} bytes, the limit is lag_bytes_max={limit}"
+
+    async def _try_to_set_aside(self, built: Built, shipper: Shipper) -> None:
+        try:
+            await self._set_aside_if_due(built, shipper)
+        except Exception as error:
+            text = "sink: can't be set aside, will try again sink=%s error=%s"
+            fault = None if isinstance(error, OSError) else error
+            logger.error(text, built.name, error, exc_info=fault)  # noqa: TRY400
+            await asyncio.sleep(SET_ASIDE_RETRY_S)
 
     async def _set_aside_if_due(self, built: Built, shipper: Shipper) -> None:
         aside = self._asides[built.name]

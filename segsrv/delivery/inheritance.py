@@ -37,6 +37,21 @@ class Inheritance:
         if is_news:
             self.sending.append(cursor)
 
+    def settle(self) -> None:
+        """Leave out what was being sent where another cursor has gone on since.
+
+        What is left of such a batch is no batch that a sink knows, and begins again.
+        """
+        self.sending = [
+            cursor
+            for cursor in self.sending
+            if all(
+                self.marks.get(name) == (span.journal_id, span.start)
+                for name, span in cursor.spans.items()
+                if span.end != span.start
+            )
+        ]
+
     def forget(self) -> None:
         """Delete the files that said so; what they say is in the cursor by now."""
         for path in self.files:
@@ -75,7 +90,15 @@ def inherit(
             inherited.add(old)
         if path.exists():
             inherited.files.append(path)
+    inherited.settle()
     return inherited
+
+
+def in_hand(cursor: Cursor | None, marks: dict[str, tuple[str, Mark]]) -> Inheritance | None:
+    """Return what *cursor* says is being sent, where *marks* have not gone on since."""
+    inherited = Inheritance(marks, [cursor] if cursor is not None and cursor.is_sending else [])
+    inherited.settle()
+    return inherited if inherited.sending else None
 
 
 def _mounted(folder: Path, name: str) -> Iterator[Path]:

@@ -11,13 +11,14 @@ from segsrv.delivery import cursor as cursors
 from segsrv.delivery.source import LeftSource
 from segsrv.errors import JournalFault
 from segsrv.files import make_dir, obstacle, set_dir_mode
-from segsrv.journal import segments
+from segsrv.journal import lock, segments
 from segsrv.journal.log import SegmentLog
 from segsrv.settings import Settings
 from segsrv.sinks.registry import resolve
 
 logger = logging.getLogger(__name__)
 
+LOCK = "delivery.lock"
 FOLDERS = ("journal", "dead-letter", "events", "state", "set-aside")
 """What the data directory holds; it may itself be somebody else's folder."""
 
@@ -40,6 +41,23 @@ def cursor_path(settings: Settings, cursor_name: str, owner: str = "") -> Path:
     """Return the cursor's file of a sink; *owner* as `Delivery` has it."""
     name = f"{cursor_name}@{owner}" if owner else cursor_name
     return cursor_dir(settings) / f"{name}{cursors.SUFFIX}"
+
+
+def take_delivery_lock(settings: Settings, *, is_shared: bool = False) -> tuple[int, Path]:
+    """Return the open file that makes its holder the one who delivers, and where it stands.
+
+    What delivers in a process of its own may outlive the workers, and its journals' locks with
+    them. Applications that are mounted in several processes share it: each has a cursor of its own.
+
+    Raises:
+        DataDirInUse: Another server still delivers.
+        OSError: The file can't be made.
+
+    """
+    path = settings.data_dir / "state" / LOCK
+    file_mode = int(settings.file_mode, 8)
+    make_dir(path.parent, file_mode)
+    return lock.take(path, file_mode, is_shared=is_shared), path
 
 
 def delivered(settings: Settings, log: SegmentLog, owner: str = "") -> int:

@@ -49,7 +49,7 @@ class SetAside:
         """
         try:
             changed_at_ns = self.folder.stat().st_mtime_ns
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             changed_at_ns = 0
         if changed_at_ns != self._counted_at_ns:
             self.bytes = sum(part["bytes"] for _path, part in parts_of(self.folder))
@@ -62,17 +62,29 @@ class SetAside:
 
         *journals* says of each its folder, its id, the sink's mark and its acknowledged end. About
         *keep_bytes* of each stay for delivery, less where the newest file holds more.
+
+        Raises:
+            OSError: The disk refused, and nothing was set aside.
+
         """
         marks = {}
+        refused: OSError | None = None
         now = datetime.now(UTC)
         for name, (directory, journal_id, mark, end) in journals.items():
             if end <= mark.position:
                 continue
-            upto = _border(directory, mark.position, end, keep_bytes)
-            if upto <= mark.position:
-                continue
-            self._keep(now, name, directory, journal_id, mark, upto)
-            marks[name] = Mark(upto)
+            try:
+                upto = _border(directory, mark.position, end, keep_bytes)
+                if upto <= mark.position:
+                    continue
+                self._keep(now, name, directory, journal_id, mark, upto)
+            except OSError as error:
+                # What was set aside of others must not be delivered, too.
+                refused = error
+            else:
+                marks[name] = Mark(upto)
+        if refused is not None and not marks:
+            raise refused
         self._shrink()
         return marks
 
@@ -83,7 +95,9 @@ class SetAside:
         while (path := self.folder / f"{now:%Y%m%dT%H%M%S}-{name}-{number}").exists():
             number += 1
         making = path.with_name(path.name + MAKING)
-        shutil.rmtree(making, ignore_errors=True)
+        # What a try left that failed, or a crash: its links keep segments on the disk.
+        for left in self.folder.glob(f"*-{name}-*{MAKING}"):
+            shutil.rmtree(left, ignore_errors=True)
         journal = making / name
         make_dir(journal, self._file_mode)
         for segment in segments.find(directory).segments:
@@ -114,7 +128,8 @@ class SetAside:
         self.bytes = sum(part["bytes"] for _path, part in parts)
         while self.bytes > self._bytes_max and parts:
             path, part = parts.pop(0)
-            shutil.rmtree(path)
+            # What stays is tried again the next time.
+            shutil.rmtree(path, ignore_errors=True)
             self.bytes -= part["bytes"]
             self.lost_bytes += part["bytes"]
             logger.error(

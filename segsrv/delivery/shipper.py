@@ -18,7 +18,7 @@ from segsrv.delivery import bundle as bundles
 from segsrv.delivery.attempts import Attempts, State
 from segsrv.delivery.bundle import Bundle, Filter, Limits, batch_of
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
-from segsrv.delivery.inheritance import ANY_ID, Inheritance
+from segsrv.delivery.inheritance import ANY_ID, Inheritance, in_hand
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
@@ -91,6 +91,8 @@ class Shipper:
         self._marks: dict[str, tuple[str, Mark]] = {}
         self._placement: Placement = {}
         self._oldest_ms = 0
+        self._turn = 0
+        self._is_behind = False
         self._resending: Inheritance | None = None
         self._is_unsaved = False
         self._saved_at = 0.0
@@ -177,7 +179,8 @@ class Shipper:
     async def set_aside(self, move: Callable[[Mapping[str, Mark]], dict[str, Mark]]) -> None:
         """Go on behind what *move* has put elsewhere, and leave the call in hand unfinished.
 
-        *move* gets the mark in each journal and returns the new ones; it runs in a thread.
+        *move* gets the mark in each journal and returns the new ones; it runs in a thread. When it
+        raises OSError, so does this, and delivery goes on as before.
         """
         if not self._is_loaded:
             return
@@ -185,17 +188,23 @@ class Shipper:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+        moved: dict[str, Mark] = {}
+        marks = {name: self.mark(source) for name, source in self._sources.items()}
         try:
-            marks = {name: self.mark(source) for name, source in self._sources.items()}
-            moved = await self._on_disk(lambda: move(marks))
+            # Once: the sink may be slow and not dead, and gets nothing meanwhile.
+            moved = await asyncio.get_running_loop().run_in_executor(self._disk, move, marks)
             for name, mark in moved.items():
                 self._marks[name] = (self._sources[name].id, mark)
-            # It is in what was set aside, too.
-            self._resending = None
-            self._oldest_ms = 0
-            for _slot in range(2):
-                await self._save()
+            if moved:
+                # It is in what was set aside, too.
+                self._resending = None
+                self._oldest_ms = 0
+                for _slot in range(2):
+                    await self._save()
         finally:
+            if not moved and self._resending is None:
+                known = {name: (self._sources[name].id, mark) for name, mark in marks.items()}
+                self._resending = in_hand(self._cursor_file.newest, known)
             self.start()
 
     async def _run(self) -> None:
@@ -296,7 +305,7 @@ class Shipper:
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
         self.is_waiting = False
         self.on_waiting()
-        if self.lag_bytes < self._limits.bytes_max:
+        if self.lag_bytes < self._limits.bytes_max and not self._is_behind:
             # A stop ends this wait at once: the grace period is for sending.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._limits.interval_s)
@@ -310,8 +319,14 @@ class Shipper:
     async def _step(self) -> None:
         """Deliver one batch."""
         sources, marks = self._standing()
+        # Where a batch has no room for all of them, each comes first once.
+        self._turn += 1
+        first = self._turn % max(len(sources), 1)
+        sources = sources[first:] + sources[:first]
         bundle = await self._on_disk(lambda: bundles.read(sources, marks, self._limits))
         self._oldest_ms = bundle.received_ms or self._oldest_ms
+        # What is left has waited for its interval.
+        self._is_behind = bundle.events >= self._limits.events_max
         batch = await self._batch(bundle)
         if batch is None:
             self._advance(bundle)
@@ -340,7 +355,7 @@ class Shipper:
         slices = bundle.slices
         if self._picks:
             slices = self._picks.pick(slices)
-            self.stats.filtered_events += bundle.events - _events(slices)
+            self.stats.filtered_events += bundle.events - bundles.count(slices)
         if self.judge is not None and slices:
             judge, picked = self.judge, slices
             slices = await self._on_disk(lambda: judge.pick(picked))
@@ -392,7 +407,3 @@ class Shipper:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.attempts.state, self.attempts.message = "retrying", f"ended by a fault: {error}"
             logger.error("sink: delivery ended by a fault sink=%s", self.name, exc_info=error)
-
-
-def _events(slices: Sequence[bundles.Slice]) -> int:
-    return sum(part.high - part.low for part in slices)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -86,6 +88,8 @@ class LeftSource:
         self.name = name
         self._log = log
         self._retention_s = retention_s
+        # Not the loop's: a sink that hangs in its threads would keep all others from going on.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-left")
 
     @property
     def id(self) -> str:
@@ -107,10 +111,12 @@ class LeftSource:
         return self._log.read(position, bytes_max=bytes_max, end=end)
 
     async def release(self, position: int) -> None:
-        await asyncio.to_thread(self._log.release, position, retention_s=self._retention_s)
+        release = partial(self._log.release, position, retention_s=self._retention_s)
+        await asyncio.get_running_loop().run_in_executor(self._thread, release)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._log.close)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._log.close)
+        self._thread.shutdown(wait=False)
 
 
 class FollowedSource:
@@ -122,6 +128,7 @@ class FollowedSource:
 
     def __init__(self, name: str, directory: Path, slot: Slot, *, file_mode: int) -> None:
         self.name = name
+        self._id = ""
         self._slot = slot
         self._reader = Reader(directory, file_mode=file_mode)
         # Every sink reads in a thread of its own.
@@ -129,8 +136,11 @@ class FollowedSource:
 
     @property
     def id(self) -> str:
-        held = self._slot.held()
-        return held.journal_id if held else ""
+        # A worker that starts again has no journal for a moment. Who asked just then would take
+        # what it knows of this one for another's, and deliver again what is held.
+        if (held := self._slot.held()) is not None:
+            self._id = held.journal_id
+        return self._id
 
     @property
     def first(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -45,6 +46,7 @@ class Station:
         is_alone = board is not None or settings.workers == 1
         self._owner = "" if is_alone else journals.journal_name(worker)
         self._left: list[LeftSource] = []
+        self._lock_fd = -1
         self._thread: LoopThread | None = None
         self._releasing: asyncio.Task[None] | None = None
 
@@ -104,6 +106,9 @@ class Station:
         position = await asyncio.to_thread(journals.delivered, settings, log, self._owner)
         await self.commit.release(position, retention_s=settings.journal_retention_s)
         if self._board is None:
+            self._lock_fd, _path = await asyncio.to_thread(
+                journals.take_delivery_lock, settings, is_shared=bool(self._owner)
+            )
             workers = settings.workers
             for number in await asyncio.to_thread(journals.left_behind, settings):
                 if number != self.worker and number % workers == self.worker % workers:
@@ -198,8 +203,13 @@ class Station:
     async def _close_journals(self) -> None:
         for left in self._left:
             await left.close()
-        if self.commit is not None:
-            await self.commit.close()
+        try:
+            if self.commit is not None:
+                await self.commit.close()
+        finally:
+            fd, self._lock_fd = self._lock_fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 def _report_death(task: asyncio.Task[None]) -> None:

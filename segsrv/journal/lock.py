@@ -1,4 +1,4 @@
-"""The lock of a journal's directory: one owner, and only for as long as the file stands there."""
+"""Locks of a data directory: one owner, and only for as long as the file stands there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from segsrv.errors import DataDirInUse
 from segsrv.files import FILE_MODE, open_file
 
 
-def take(path: Path, file_mode: int = FILE_MODE) -> int:
+def take(path: Path, file_mode: int = FILE_MODE, *, is_shared: bool = False) -> int:
     """Lock *path* and return the open file that holds the lock until it is closed.
+
+    Those that ask for a lock that *is_shared* may have it together, but not beside one that does
+    not share.
 
     Raises:
         DataDirInUse: Another process has it, or another user in this one.
@@ -21,7 +24,7 @@ def take(path: Path, file_mode: int = FILE_MODE) -> int:
     """
     fd = open_file(path, os.O_CREAT | os.O_RDWR, file_mode)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
         os.close(fd)

@@ -19,7 +19,6 @@ from segsrv.delivery import journals
 from segsrv.delivery.delivery import Delivery
 from segsrv.delivery.source import FollowedSource, LeftSource, Source
 from segsrv.errors import JournalFault, SegsrvError
-from segsrv.files import make_dir
 from segsrv.journal import lock
 from segsrv.ops.peers import DELIVERY, Peers, Report
 from segsrv.ops.sink_metrics import delivery_report
@@ -29,7 +28,6 @@ from segsrv.sinks.registry import build
 
 logger = logging.getLogger(__name__)
 
-LOCK = "delivery.lock"
 FULL_INTERVAL_S = 0.25
 
 
@@ -81,7 +79,6 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
 async def _delivering(settings: Settings, board: Board) -> AsyncIterator[Delivery]:
     """Open all journals, deliver, and at the end flush for the grace period."""
     file_mode = int(settings.file_mode, 8)
-    lock_path = settings.data_dir / "state" / LOCK
     sources: list[Source] = [
         FollowedSource(
             name, journals.journal_dir(settings) / name, board.worker(number), file_mode=file_mode
@@ -91,8 +88,7 @@ async def _delivering(settings: Settings, board: Board) -> AsyncIterator[Deliver
     left: list[LeftSource] = []
     lock_fd = -1
     try:
-        make_dir(lock_path.parent, file_mode)
-        lock_fd = lock.take(lock_path, file_mode)
+        lock_fd, lock_path = journals.take_delivery_lock(settings)
         for number in journals.left_behind(settings):
             left.append(journals.open_left(settings, number))  # noqa: PERF401 - one may fail.
         delivery = Delivery(

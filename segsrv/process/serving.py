@@ -50,7 +50,8 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
         if delivers_apart(settings):
             board = stack.enter_context(contextlib.closing(Board(settings.workers)))
         elif settings.workers == 1:
-            return run_worker(settings, listeners, None, 0, Start(on_all_ready))
+            alone = Start(on_all_ready, stop_s_max=worker_stop_s_max(settings))
+            return run_worker(settings, listeners, None, 0, alone)
         return Supervisor(children(settings, listeners, board), on_all_ready).run()
 
 
@@ -61,18 +62,22 @@ def delivers_apart(settings: Settings) -> bool:
     return settings.delivery == "process"
 
 
+def worker_stop_s_max(settings: Settings) -> float:
+    """Return how long a worker may take to stop."""
+    # Requests in flight get the grace period, and after them the sinks.
+    return 2 * settings.shutdown_grace_s + STOP_MARGIN_S
+
+
 def children(settings: Settings, listeners: Listeners, board: Board | None) -> list[Child]:
     """Return the processes that a server consists of, apart from their parent.
 
     With *board* one of them delivers for all workers.
     """
-    grace_s = settings.shutdown_grace_s
     found = [
         Child(
             f"w{number}",
             partial(run_worker, settings, listeners, board, number),
-            # Requests in flight get the grace period, and after them the sinks.
-            stop_s_max=2 * grace_s + STOP_MARGIN_S,
+            stop_s_max=worker_stop_s_max(settings),
         )
         for number in range(settings.workers)
     ]
@@ -81,7 +86,7 @@ def children(settings: Settings, listeners: Listeners, board: Board | None) -> l
             Child(
                 "delivery",
                 partial(run_delivery, settings, board),
-                stop_s_max=grace_s + STOP_MARGIN_S,
+                stop_s_max=settings.shutdown_grace_s + STOP_MARGIN_S,
                 is_needed=False,
                 is_last=True,
             )

@@ -49,12 +49,14 @@ class Start:
     """What a child is started with.
 
     It calls *on_ready* once it does its work. *parent_fd* is the reading end of a pipe that closes
-    when the parent is gone. With *is_quiet* it need not say why it can't start: that was said less
+    when the parent is gone; a process that has no parent ends itself *stop_s_max* after it was
+    asked to, whatever hangs. With *is_quiet* it need not say why it can't start: that was said less
     than a minute ago.
     """
 
     on_ready: Callable[[], None]
     parent_fd: int | None = None
+    stop_s_max: float | None = None
     is_quiet: bool = False
 
 
@@ -183,7 +185,7 @@ class Supervisor:
                 with contextlib.suppress(BrokenPipeError):
                     os.write(self._report_fd, index.to_bytes(INDEX_BYTES))
 
-            status = child.run(Start(on_ready, self._parent_fd, state.is_quiet))
+            status = child.run(Start(on_ready, self._parent_fd, is_quiet=state.is_quiet))
         except Exception:
             logger.exception("process failed name=%s", child.name)
         finally:

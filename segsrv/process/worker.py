@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -107,10 +108,25 @@ async def _serve(
         trimming = asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim")
         start.on_ready()
         await stop.wait()
+        if start.stop_s_max is not None:
+            _end_within(start.stop_s_max)
         trimming.cancel()
         logger.info("stopping worker=%d", worker)
         if station.delivery is not None and station.delivery.is_closed:
             raise station.delivery.closed_error()
+
+
+def _end_within(stop_s_max: float) -> None:
+    """End this process after so long, also when a call in some thread never returns."""
+
+    def give_up() -> None:
+        logger.error("process did not stop within %g s, ended pid=%d", stop_s_max, os.getpid())
+        logging.shutdown()
+        os._exit(1)
+
+    timer = threading.Timer(stop_s_max, give_up)
+    timer.daemon = True
+    timer.start()
 
 
 @contextlib.asynccontextmanager

@@ -1,7 +1,7 @@
 """A journal, a shipper and a sink in memory, put together for the tests of this folder."""
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,18 @@ def make_shipper(
     flush_events_max: int = 1_000,
     retry_s_max: float = 0.01,
     timeout_s: float = 60.0,
+    others: Sequence[SegmentLog] = (),
     **options: Any,
 ) -> Shipper:
-    """Return a shipper of one journal to *sink*, as `Delivery` would make it."""
+    """Return a shipper of *log*, w0, and *others* to *sink*, as `Delivery` would make it."""
     letters = DeadLetters(directory / "dead-letter", prefix="sink-test", bytes_max=1 << 20)
     return Shipper(
         "test",
         sink,
-        [LeftSource("w0", log, retention_s=0)],
+        [
+            LeftSource(f"w{number}", each, retention_s=0)
+            for number, each in enumerate((log, *others))
+        ],
         cursor=CursorFile(cursor_path(directory)),
         rejects=Rejects("test", letters),
         attempts=Attempts("test", timeout_s=timeout_s, retry_s_max=retry_s_max),

@@ -78,6 +78,33 @@ class TestRead:
             assert [line for line in found if line in set(lines)] == lines
         assert len(found) == sum(map(len, expected.values()))
 
+    def test_events_are_shared_as_bytes_are(self, sources):
+        """A journal with more than a batch full of events leaves room for the others' too."""
+        for source in sources:
+            append_batch(log_of(source), *range(100))
+        bundle = bundles.read(sources, starts(sources), Limits(10, MIB, 0))
+        assert {part.journal_id for part in bundle.slices} == {source.id for source in sources}
+        assert bundle.events == 10
+
+    def test_a_batch_is_the_same_whatever_order_a_cursor_names_journals_in(self, sources):
+        """A cursor names journals in the order in which they had their first event."""
+        for number, source in enumerate(sources):
+            append_batch(log_of(source), number)
+        turned = [*sources[1:], sources[0]]
+        bundle = bundles.read(turned, starts(sources), Limits(100, MIB, 0))
+        spans = dict(reversed(bundle.spans.items()))
+        again = bundles.read_again({source.name: source for source in sources}, spans)
+        assert lines_of(again) == lines_of(bundle)
+        assert again.batch_id() == bundle.batch_id()
+
+    def test_a_journal_that_finds_no_room_is_no_part_of_a_batch(self, sources):
+        """Its span would be in the id that is sent, and not in that of the same batch again."""
+        append_batch(log_of(sources[0]), 1, 2)
+        marks = starts(sources) | {"w1": Mark(log_of(sources[1]).end + 64)}
+        log_of(sources[1]).append(b'{"n":"%s"}\n' % (b"x" * 500), 1)
+        bundle = bundles.read(sources, marks, Limits(100, 300, 0))
+        assert set(bundle.spans) == {"w0"}
+
     def test_another_range_has_another_id(self, sources):
         """No two batches of one sink are called the same, and the name fits where names go."""
         append_batch(log_of(sources[0]), *range(10))

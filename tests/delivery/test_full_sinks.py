@@ -4,16 +4,20 @@ import asyncio
 import contextlib
 import json
 import shutil
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
 from segsrv.board import Board
 from segsrv.delivery import attempts
-from segsrv.delivery.set_aside import parts_of
+from segsrv.delivery.cursor import Mark
+from segsrv.delivery.set_aside import SetAside, parts_of
 from segsrv.delivery.station import Station
 from segsrv.errors import JournalFull
 from segsrv.journal.reader import Reader
 from segsrv.settings import SinkTable
+from tests.delivery.shipping import append, open_log
 from tests.delivery.test_station import (
     DEAD_SINK_GRACE_S,
     LINE_BYTES,
@@ -106,6 +110,49 @@ async def test_what_was_sent_later_is_no_longer_counted(tmp_path):
         for path, _part in list(parts_of(folder)):
             shutil.rmtree(path)
         await until(lambda: station.delivery.set_aside_bytes()["dead"] == (0, 0))
+
+
+async def test_a_disk_that_sets_nothing_aside_keeps_nobody_else(tmp_path, caplog):
+    """Another sink's limit still counts, and the sink gets all that it lacks when it is back."""
+    settings = settings_with(tmp_path, on_full="set_aside")
+    dead, live = settings.sinks
+    (tmp_path / "other").write_text("in the way")
+    other = SinkTable(name="other", url=f"file:{tmp_path}/other", lag_bytes_max=2 * MIB)
+    settings = replace(settings, sinks=(dead, live, other))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "set-aside").write_text("in the way")
+    taken = []
+    async with running(settings) as station:
+
+        async def fill() -> None:
+            while len(taken) < 10 * ENOUGH:
+                await submit(station, len(taken))
+                taken.append(len(taken))
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(JournalFull, match="the sink other lacks"):
+            await fill()
+        assert caplog.text.count("can't be set aside") == 1
+        (tmp_path / "dead").unlink()
+        await until(lambda: stored(tmp_path / "dead") == taken)
+
+
+def test_what_one_journal_set_aside_counts_when_the_disk_refuses_anothers(tmp_path):
+    """Else it would be set aside and delivered; links of a failed try keep no room."""
+    folder = tmp_path / "set-aside"
+    aside = SetAside(folder, bytes_max=MIB)
+    journals = {}
+    for name in ("w0", "w1"):
+        with closing(open_log(tmp_path / name)) as log:
+            append(log, 1)
+            journals[name] = (log.directory, log.id, Mark(0), log.end)
+    (tmp_path / "w1" / "journal").rename(tmp_path / "away")
+
+    assert set(aside.move(journals, keep_bytes=0)) == {"w0"}
+    with pytest.raises(FileNotFoundError):
+        aside.move({"w1": journals["w1"]}, keep_bytes=0)
+
+    assert [part["journal"] for _path, part in parts_of(folder)] == ["w0"]
 
 
 async def test_what_is_set_aside_is_bounded(tmp_path, caplog):

@@ -81,6 +81,18 @@ def test_a_mounted_application_takes_only_its_own_part(tmp_path):
     assert (folder / "file.cursor").exists(), "the other application's part is in it"
 
 
+def test_what_was_being_sent_is_left_out_where_another_cursor_has_gone_on(tmp_path):
+    """Sent again it would be doubled, and so would all that was delivered since."""
+    folder = tmp_path / "sinks"
+    save(folder / "file@w0.cursor", w0=Span(ID, Mark(500), Mark(500)))
+    spans = {"w0": Span(ID, Mark(100), Mark(200)), "w1": Span(ID, Mark(10), Mark(20))}
+
+    found = inherit(folder, "file", folder / "file.cursor", Cursor(spans), ["w0", "w1"])
+
+    assert found.marks == {"w0": (ID, Mark(500)), "w1": (ID, Mark(10))}
+    assert not found.sending
+
+
 def test_its_own_cursor_wins_where_it_is_further(tmp_path):
     """A cursor that was left behind long ago takes nobody back."""
     folder = tmp_path / "sinks"

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import time
+from contextlib import closing, nullcontext
 from datetime import datetime
 
 import pytest
@@ -84,6 +85,24 @@ class TestOrder:
 
         assert all(1 <= batch.events <= 6 for batch, _placement in sink.sent)
         assert len(sink.sent) >= 10
+
+    async def test_what_a_full_batch_left_does_not_wait_for_more(self, tmp_path, log):
+        """A batch of few events would else be all that an interval brings."""
+        lines = append_batch(log, *range(100))
+        sink = MemorySink()
+        async with shipping(tmp_path, log, sink, flush_events_max=1, flush_interval_s=0.5):
+            await until(lambda: sink.lines == lines)
+
+    async def test_a_journal_that_is_never_empty_holds_no_other_up(self, tmp_path, log):
+        """Where a batch has no room for all journals, each has its turn."""
+        other = open_log(tmp_path / "other")
+        with closing(other):
+            append_batch(log, *range(20))
+            lines = append_batch(other, 100, 101, 102)
+            sink = MemorySink()
+            async with shipping(tmp_path, log, sink, others=[other], flush_events_max=1):
+                await until(lambda: len(sink.lines) == 23)
+        assert [line for line in sink.lines[:6] if line in lines] == lines
 
     async def test_frames_without_events_are_not_sent(self, tmp_path, log):
         """Probes leave no batch behind and hold nothing up."""
@@ -245,6 +264,30 @@ class TestRestart:
         async with shipping(tmp_path, log, sink):
             pass
         assert b"".join(lines).endswith(b"".join(sink.lines))
+
+
+class TestSetAside:
+    @pytest.mark.parametrize("fault", [None, OSError("full")])
+    async def test_where_nothing_was_the_batch_in_hand_is_sent_as_it_was(
+        self, tmp_path, log, fault
+    ):
+        """What came of it is not known: under another id it could be stored twice."""
+
+        def move(_marks):
+            if fault is not None:
+                raise fault
+            return {}
+
+        append(log, 1, 2)
+        sink = StuckSink()
+        async with shipping(tmp_path, log, sink, grace_s=0) as shipper:
+            await until(lambda: sink.in_hand)
+            append(log, 3)
+            with pytest.raises(OSError, match="full") if fault else nullcontext():
+                await shipper.set_aside(move)
+            await until(lambda: len(sink.in_hand) == 2)
+        first, again = told(sink.in_hand)
+        assert again == first
 
 
 class TestRetry:

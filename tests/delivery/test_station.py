@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from segsrv.delivery import attempts
+from segsrv.delivery import attempts, journals
 from segsrv.delivery.cursor import CursorFile
 from segsrv.delivery.station import Station
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
@@ -244,6 +244,24 @@ class TestJournals:
                 await Station(settings, worker=0).start()
             await submit(station, 1)
         assert stored(tmp_path / "data" / "events") == [1]
+
+    async def test_a_delivery_that_outlived_its_workers_is_waited_for(self, tmp_path):
+        """After a kill of their parent it goes on for its grace period, with the same cursors."""
+        settings = make_settings(tmp_path)
+        lock_fd, _path = journals.take_delivery_lock(settings)
+        try:
+            with pytest.raises(DataDirInUse, match="in use by process"):
+                await Station(settings, worker=0).start()
+            with pytest.raises(DataDirInUse):
+                await Station(replace(settings, workers=2), worker=1).start()
+        finally:
+            os.close(lock_fd)
+        both = replace(settings, workers=2)
+        async with running(both, worker=0), running(both, worker=1):
+            with pytest.raises(DataDirInUse):
+                journals.take_delivery_lock(settings)
+        async with running(settings):
+            pass
 
     async def test_nothing_new_is_taken_for_delivered(self, tmp_path):
         """A sink misses nothing that comes after the journal's files were removed."""

@@ -143,7 +143,9 @@ class Delivery:
             if not source.id:
                 continue
             try:
-                await source.release(min(shipper.floor(source) for shipper in self.shippers))
+                await source.release(
+                    min(shipper.standing.floor(source) for shipper in self.shippers)
+                )
             except Exception:
                 # What is delivered stays; the next batch of any sink tries again.
                 logger.exception("journal: not released journal=%s", source.name)
@@ -203,13 +205,14 @@ class Delivery:
         if not settings.dedup_window_s:
             return None
         return Judge(
+            settings.dedup_ids_max,
             lambda: DedupIndex(
                 settings.data_dir / "state" / "dedup" / name,
                 window_s=settings.dedup_window_s,
                 ids_max=settings.dedup_ids_max,
                 file_mode=self._file_mode,
                 disk_free_bytes_min=settings.disk_free_bytes_min,
-            )
+            ),
         )
 
     async def _watch_lags(self) -> None:
@@ -236,7 +239,8 @@ class Delivery:
 
     def _reason(self, built: Built, shipper: Shipper) -> str | None:
         lag, limit = shipper.lag_bytes, built.config.lag_bytes_max
-        if not limit or lag <= limit * (TAKE_AGAIN_AT if self.refusal else 1):
+        # Before it knows where it stands, all that is kept seems to be lacking.
+        if not shipper.standing.is_known or lag <= limit * (TAKE_AGAIN_AT if self.refusal else 1):
             return None
         return f"the sink {built.name} lacks {lag} bytes, the limit is lag_bytes_max={limit}"
 
@@ -254,7 +258,7 @@ class Delivery:
         await asyncio.to_thread(aside.recount)
         limit = int(self._settings.journal_bytes_max * SET_ASIDE_AT)
         lags = {
-            source.name: source.end - shipper.mark(source).position
+            source.name: source.end - shipper.standing.mark(source).position
             for source in self.sources
             if source.id
         }

@@ -7,16 +7,27 @@ from collections.abc import Callable, Iterator, Sequence
 from segsrv.delivery.bundle import Slice, slices_of
 from segsrv.delivery.dedup import DedupIndex, Sent
 
+SETTLE_PARTS = 12
+"""After how large a part of the ids that are kept; the index wants it before a third."""
+
 
 class Judge:
     """Asks one sink's index; belongs to one thread at a time, whatever opened it.
 
-    For each batch: `pick`, then the cursor that covers it is saved, then `settle`.
+    For each batch: `pick`, then it is sent. `settle` is for when a cursor was saved that has all
+    that was picked behind it: what is being sent may be judged again, and must find what it found.
     """
 
-    def __init__(self, make: Callable[[], DedupIndex]) -> None:
-        self._make = make
+    def __init__(self, ids_max: int, make: Callable[[], DedupIndex]) -> None:
         self.index: DedupIndex | None = None
+        self._make = make
+        self._settle_at = ids_max // SETTLE_PARTS
+        self._judged = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much was judged that the index should be settled soon."""
+        return self._judged >= self._settle_at
 
     def open(self) -> None:
         """Read the index from disk, or begin one; `pick` needs it."""
@@ -26,6 +37,7 @@ class Judge:
         """Return the events that are no repetitions, once the index has them on disk."""
         assert self.index is not None, "it was opened first"
         sent = [part for piece in slices for part in _sent(piece)]
+        self._judged += sum(len(part.ids) for part in sent)
         kept = self.index.judge(sent)
         self.index.sync()
         picked: list[Slice] = []
@@ -38,6 +50,7 @@ class Judge:
 
     def settle(self) -> None:
         """Say that a cursor covers all that was picked: none of it is judged again."""
+        self._judged = 0
         if self.index is not None:
             self.index.settle()
 

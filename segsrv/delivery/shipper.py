@@ -22,6 +22,7 @@ from segsrv.delivery.inheritance import ANY_ID, Inheritance, in_hand
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
+from segsrv.delivery.standing import Standing
 from segsrv.errors import SinkMisconfigured
 from segsrv.sinks.base import PLACEMENT_BYTES_MAX, Batch, Placement, Sink
 
@@ -81,22 +82,15 @@ class Shipper:
         self.is_waiting = False
         self.on_waiting: Callable[[], None] = lambda: None
         self.on_advance: Callable[[], object] = lambda: None
-        self._sources = {source.name: source for source in sources}
-        self._cursor_file = cursor
+        self.standing = Standing(name, sources, cursor, guard)
         self._limits = limits
         self._picks = picks or Filter()
         self.judge = judge
         self._inherit = inherit
-        self._guard = guard
-        self._marks: dict[str, tuple[str, Mark]] = {}
-        self._placement: Placement = {}
         self._oldest_ms = 0
         self._turn = 0
         self._is_behind = False
         self._resending: Inheritance | None = None
-        self._is_unsaved = False
-        self._saved_at = 0.0
-        self._is_loaded = False
         # One thread: a call that was given up may still be under way when the next one is made.
         self._disk_attempts = Attempts(
             f"the disk of {name}", timeout_s=DISK_TIMEOUT_S, retry_s_max=DISK_RETRY_S_MAX
@@ -128,25 +122,12 @@ class Shipper:
     @property
     def lag_bytes(self) -> int:
         """Bytes of the journals that are not delivered yet."""
-        return sum(
-            max(source.end - self.mark(source).position, 0) for source in self._sources.values()
-        )
+        return self.standing.lag_bytes
 
     @property
     def lag_s(self) -> float:
         """How old the oldest event is that is being delivered; 0 if there is none."""
         return max(time.time() - self._oldest_ms / 1_000, 0.0) if self._oldest_ms else 0.0
-
-    def mark(self, source: Source) -> Mark:
-        """Return where this sink goes on in a journal."""
-        journal_id, mark = self._marks.get(source.name, ("", Mark(0)))
-        return mark if journal_id == source.id else Mark(source.first)
-
-    def floor(self, source: Source) -> int:
-        """Return below which position this sink needs nothing of a journal, whatever happens."""
-        if not self._is_loaded:
-            return 0
-        return self._cursor_file.floor(source.name, source.id)
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"segsrv-{self.name}")
@@ -170,7 +151,7 @@ class Shipper:
                 await self.sink.close()
         # What a thread has begun goes on though nobody waits; no other server may meet it.
         await asyncio.get_running_loop().run_in_executor(None, self._disk.shutdown)
-        self._cursor_file.close()
+        self.standing.file.close()
         if self.judge is not None:
             self.judge.close()
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
@@ -182,19 +163,19 @@ class Shipper:
         *move* gets the mark in each journal and returns the new ones; it runs in a thread. When it
         raises OSError, so does this, and delivery goes on as before.
         """
-        if not self._is_loaded:
+        standing = self.standing
+        if not standing.is_known:
             return
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
         moved: dict[str, Mark] = {}
-        marks = {name: self.mark(source) for name, source in self._sources.items()}
+        marks = standing.marks()
         try:
             # Once: the sink may be slow and not dead, and gets nothing meanwhile.
             moved = await asyncio.get_running_loop().run_in_executor(self._disk, move, marks)
-            for name, mark in moved.items():
-                self._marks[name] = (self._sources[name].id, mark)
+            standing.move(moved)
             if moved:
                 # It is in what was set aside, too.
                 self._resending = None
@@ -203,14 +184,13 @@ class Shipper:
                     await self._save()
         finally:
             if not moved and self._resending is None:
-                known = {name: (self._sources[name].id, mark) for name, mark in marks.items()}
-                self._resending = in_hand(self._cursor_file.newest, known)
+                known = {name: (standing.sources[name].id, mark) for name, mark in marks.items()}
+                self._resending = in_hand(standing.file.newest, known)
             self.start()
 
     async def _run(self) -> None:
-        if not self._is_loaded:
+        if not self.standing.is_known:
             await self._load()
-            self._is_loaded = True
         await self.attempts.until_taken(self._open)
         if self._resending is not None:
             await self._resend(self._resending)
@@ -219,57 +199,51 @@ class Shipper:
 
     async def _load(self) -> None:
         """Find out where this sink stands."""
-        cursor = await self._on_disk(self._cursor_file.load)
+        standing = self.standing
+        cursor = await self._on_disk(standing.file.load)
         inherited = await self._on_disk(lambda: self._inherit(cursor))
         if self.judge is not None:
             await self._on_disk(self.judge.open)
         if cursor is not None:
-            self._placement = cursor.placement
-        await self._until_open(inherited.marks.keys() & self._sources.keys())
-        for name, (journal_id, mark) in inherited.marks.items():
-            source = self._sources.get(name)
-            if source is None:
-                # It is kept for when there are as many workers again.
-                self._marks[name] = (journal_id, mark)
-            elif journal_id not in (source.id, ANY_ID):
-                logger.error(
-                    "cursor: of another journal, delivering again what is held sink=%s journal=%s",
-                    self.name,
-                    name,
-                )
-            else:
-                self._marks[name] = (source.id, mark)
+            standing.placement = cursor.placement
+        await self._until_open(inherited.marks.keys() & standing.sources.keys())
+        standing.take_over(inherited.marks)
         self._resending = inherited
 
     async def _open(self) -> None:
         if self.lag_bytes and not self._oldest_ms:
             # Of a sink that is down from the start nothing else says how long events have waited.
-            sources, marks = self._standing()
+            sources, marks = self._readable()
             with contextlib.suppress(OSError):
                 self._oldest_ms = await asyncio.get_running_loop().run_in_executor(
                     self._disk, bundles.oldest_ms, sources, marks
                 )
         await self.sink.open()
 
-    def _standing(self) -> tuple[list[Source], dict[str, Mark]]:
-        """Return the journals that are open, and where this sink goes on in each."""
-        sources = [source for source in self._sources.values() if source.id]
-        return sources, {source.name: self.mark(source) for source in sources}
+    def _readable(self) -> tuple[list[Source], dict[str, Mark]]:
+        """Return the journals that are open, another one first each time, and the marks."""
+        marks = self.standing.marks()
+        names = list(marks)
+        # Where a batch has no room for all of them, each comes first once.
+        self._turn += 1
+        first = self._turn % max(len(names), 1)
+        return [self.standing.sources[name] for name in names[first:] + names[:first]], marks
 
     async def _resend(self, inherited: Inheritance) -> None:
         """Send again what was being sent when delivery ended, as it was."""
+        sources = self.standing.sources
         for sending in inherited.sending:
             spans = {
-                name: span._replace(journal_id=self._sources[name].id)
+                name: span._replace(journal_id=sources[name].id)
                 if span.journal_id == ANY_ID
                 else span
                 for name, span in sending.spans.items()
-                if span.end != span.start and name in self._sources
+                if span.end != span.start and name in sources
             }
-            bundle = await self._on_disk(partial(bundles.read_again, self._sources, spans))
+            bundle = await self._on_disk(partial(bundles.read_again, sources, spans))
             if batch := await self._batch(bundle):
                 await self._send(batch, sending.placement)
-            self._advance(bundle)
+            self.standing.advance(bundle)
         await self._save()
         await self._on_disk(inherited.forget)
         self._resending = None
@@ -278,7 +252,7 @@ class Shipper:
         """Wait for the workers that have these journals to come up."""
         for name in names:
             # The board has no event to wait for.
-            while not self._sources[name].id:  # noqa: ASYNC110
+            while not self.standing.sources[name].id:  # noqa: ASYNC110
                 await asyncio.sleep(OPEN_POLL_S)
 
     async def _linger(self) -> bool:
@@ -293,12 +267,12 @@ class Shipper:
             if self.lag_bytes:
                 break
             self._oldest_ms = 0
-            if self._is_unsaved:
+            if self.standing.is_unsaved:
                 await self._save()
             if self._stopping.is_set():
                 return False
-            if not self._cursor_file.is_settled and (
-                time.monotonic() >= settled_at or self._unreleased_bytes() > SETTLE_BYTES_MAX
+            if not self.standing.file.is_settled and (
+                time.monotonic() >= settled_at or self.standing.unreleased_bytes > SETTLE_BYTES_MAX
             ):
                 await self._save()
             with contextlib.suppress(TimeoutError):
@@ -311,38 +285,32 @@ class Shipper:
                 await asyncio.wait_for(self._stopping.wait(), self._limits.interval_s)
         return True
 
-    def _unreleased_bytes(self) -> int:
-        return sum(
-            self.mark(source).position - self.floor(source) for source in self._sources.values()
-        )
-
     async def _step(self) -> None:
         """Deliver one batch."""
-        sources, marks = self._standing()
-        # Where a batch has no room for all of them, each comes first once.
-        self._turn += 1
-        first = self._turn % max(len(sources), 1)
-        sources = sources[first:] + sources[:first]
+        sources, marks = self._readable()
         bundle = await self._on_disk(lambda: bundles.read(sources, marks, self._limits))
         self._oldest_ms = bundle.received_ms or self._oldest_ms
         # What is left has waited for its interval.
         self._is_behind = bundle.events >= self._limits.events_max
         batch = await self._batch(bundle)
         if batch is None:
-            self._advance(bundle)
-            if time.monotonic() >= self._saved_at + SETTLE_S:
+            self.standing.advance(bundle)
+            if time.monotonic() >= self.standing.saved_at + SETTLE_S:
                 # A filter may let nothing pass for long, and the journals should get smaller.
                 await self._save()
             return
         placement = await self.attempts.until_taken(lambda: self._plan(batch))
-        await self._save(bundle.spans, placement)
+        self.standing.placement = placement
+        await self._save(bundle.spans)
         await self._send(batch, placement)
-        self._advance(bundle)
+        self.standing.advance(bundle)
         # The next batch says in its own plan that this one is done. Sent again after a crash in
         # between, it has the same id and placement.
+        if self.judge is not None and self.judge.is_due:
+            await self._save()
 
     async def _plan(self, batch: Batch) -> Placement:
-        placement = await self.sink.plan(batch, self._placement)
+        placement = await self.sink.plan(batch, self.standing.placement)
         size = len(orjson.dumps(placement))
         if size > PLACEMENT_BYTES_MAX:
             raise SinkMisconfigured(
@@ -371,31 +339,17 @@ class Shipper:
         )
         self.stats.batches += 1
 
-    def _advance(self, bundle: Bundle) -> None:
-        for name, span in bundle.spans.items():
-            self._marks[name] = (span.journal_id, span.end)
-        self._is_unsaved = True
-
-    async def _save(
-        self, spans: Mapping[str, Span] | None = None, placement: Placement | None = None
-    ) -> None:
-        """Put on disk where this sink stands, and with *spans* what is about to be sent."""
-        if placement is not None:
-            self._placement = placement
-        now = {
-            name: Span(journal_id, mark, mark) for name, (journal_id, mark) in self._marks.items()
-        }
-        cursor = Cursor({**now, **(spans or {})}, self._placement)
+    async def _save(self, sending: Mapping[str, Span] | None = None) -> None:
+        """Put on disk where this sink stands, and what is about to be sent."""
+        cursor = self.standing.cursor(sending)
         await self._on_disk(lambda: self._put(cursor))
-        self._is_unsaved = False
-        self._saved_at = time.monotonic()
+        self.standing.saved()
         self.on_advance()
 
     def _put(self, cursor: Cursor) -> None:
-        # In a data directory that was removed and made again the file may be another server's.
-        self._guard()
-        self._cursor_file.save(cursor)
-        if self.judge is not None:
+        self.standing.save(cursor)
+        if self.judge is not None and not cursor.is_sending:
+            # What is being sent would be judged again after a crash.
             self.judge.settle()
 
     async def _on_disk(self, work: Callable[[], T]) -> T:

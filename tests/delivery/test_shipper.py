@@ -12,6 +12,8 @@ import pytest
 
 from segsrv.delivery import attempts
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
+from segsrv.delivery.dedup import DedupIndex
+from segsrv.delivery.judging import Judge
 from segsrv.errors import SinkRejected, SinkUnavailable
 from segsrv.journal.frame import HEADER_BYTES
 from segsrv.sinks.base import Batch, Placement
@@ -548,6 +550,41 @@ class TestRejection:
         assert [letter["item"] for letter in letters(tmp_path)] == [{"n": 1}]
         assert "dead letters can't be written" in caplog.text
         assert not any(record.exc_info for record in caplog.records), "it is no surprise"
+
+
+class TestDuplicates:
+    async def test_what_is_being_sent_is_judged_again_as_it_was(self, tmp_path, log):
+        """An index that is full forgets nothing that the batch in hand was judged by."""
+
+        def judge() -> Judge:
+            return Judge(60, lambda: DedupIndex(tmp_path / "dedup", window_s=1e6, ids_max=60))
+
+        append_batch(log, *range(60))
+        async with shipping(tmp_path, log, MemorySink(), judge=judge()):
+            pass
+        append_batch(log, 0, *range(100, 115))
+        stuck = StuckSink()
+        async with shipping(tmp_path, log, stuck, grace_s=0, judge=judge()):
+            await until(lambda: stuck.in_hand)
+        sink = MemorySink()
+        async with shipping(tmp_path, log, sink, judge=judge()):
+            pass
+
+        assert told(sink.sent) == told(stuck.in_hand)
+        assert [batch.events for batch, _placement in sink.sent] == [15]
+
+    async def test_the_index_is_settled_under_a_load_without_end(self, tmp_path, log):
+        """It forgets what is over its capacity also if there never is nothing to deliver."""
+        judge = Judge(60, lambda: DedupIndex(tmp_path / "dedup", window_s=1e6, ids_max=60))
+        append(log, *range(600))
+        sink = MemorySink()
+        settled: list[int] = []
+        settle, judge.settle = judge.settle, lambda: (settled.append(len(sink.sent)), settle())
+        options = {"flush_events_max": 3, "judge": judge}
+        async with shipping(tmp_path, log, sink, **options) as shipper:
+            await until(lambda: shipper.lag_bytes == 0)
+        assert len([count for count in settled if 0 < count < 200]) > 20
+        assert len(sink.lines) == 600
 
 
 class TestStop:

@@ -1,0 +1,112 @@
+"""Where one sink stands in every journal, and what of that is on disk."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from segsrv.delivery.bundle import Bundle
+from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
+from segsrv.delivery.inheritance import ANY_ID
+from segsrv.delivery.source import Source
+from segsrv.sinks.base import Placement
+
+logger = logging.getLogger(__name__)
+
+
+class Standing:
+    """The marks of one sink. `save` runs in its shipper's thread, the rest on its loop.
+
+    *guard* raises OSError when the cursor's file may be another server's.
+    """
+
+    def __init__(
+        self, name: str, sources: Sequence[Source], file: CursorFile, guard: Callable[[], None]
+    ) -> None:
+        self.sources = {source.name: source for source in sources}
+        self.file = file
+        self.placement: Placement = {}
+        self.is_known = False
+        self.is_unsaved = False
+        self.saved_at = 0.0
+        self._name = name
+        self._guard = guard
+        self._marks: dict[str, tuple[str, Mark]] = {}
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes of the journals that are not delivered yet."""
+        return sum(
+            max(source.end - self.mark(source).position, 0) for source in self.sources.values()
+        )
+
+    @property
+    def unreleased_bytes(self) -> int:
+        """Bytes that are delivered, but that a fall back to the older cursor would need."""
+        return sum(
+            self.mark(source).position - self.floor(source) for source in self.sources.values()
+        )
+
+    def mark(self, source: Source) -> Mark:
+        """Return where this sink goes on in a journal."""
+        journal_id, mark = self._marks.get(source.name, ("", Mark(0)))
+        return mark if journal_id == source.id else Mark(source.first)
+
+    def marks(self) -> dict[str, Mark]:
+        """Return where it goes on in each journal that is open."""
+        return {name: self.mark(source) for name, source in self.sources.items() if source.id}
+
+    def floor(self, source: Source) -> int:
+        """Return below which position this sink needs nothing of a journal, whatever happens."""
+        return self.file.floor(source.name, source.id) if self.is_known else 0
+
+    def take_over(self, marks: Mapping[str, tuple[str, Mark]]) -> None:
+        """Go on from *marks*, each with its journal's id; the journals are open."""
+        for name, (journal_id, mark) in marks.items():
+            source = self.sources.get(name)
+            if source is None:
+                # It is kept for when there are as many workers again.
+                self._marks[name] = (journal_id, mark)
+            elif journal_id not in (source.id, ANY_ID):
+                logger.error(
+                    "cursor: of another journal, delivering again what is held sink=%s journal=%s",
+                    self._name,
+                    name,
+                )
+            else:
+                self._marks[name] = (source.id, mark)
+        self.is_known = True
+
+    def advance(self, bundle: Bundle) -> None:
+        """Take note that a bundle was delivered."""
+        for name, span in bundle.spans.items():
+            self._marks[name] = (span.journal_id, span.end)
+        self.is_unsaved = True
+
+    def move(self, marks: Mapping[str, Mark]) -> None:
+        """Go on at *marks* in the journals that they name."""
+        for name, mark in marks.items():
+            self._marks[name] = (self.sources[name].id, mark)
+
+    def cursor(self, sending: Mapping[str, Span] | None = None) -> Cursor:
+        """Return what a cursor says now, with the spans that are about to be sent."""
+        spans = {
+            name: Span(journal_id, mark, mark) for name, (journal_id, mark) in self._marks.items()
+        }
+        return Cursor({**spans, **(sending or {})}, self.placement)
+
+    def save(self, cursor: Cursor) -> None:
+        """Put *cursor* on stable storage.
+
+        Raises:
+            OSError: The disk refused, or the data directory is another server's by now.
+
+        """
+        self._guard()
+        self.file.save(cursor)
+
+    def saved(self) -> None:
+        """Take note that the disk has all."""
+        self.is_unsaved = False
+        self.saved_at = time.monotonic()

@@ -41,7 +41,7 @@ from segsrv.sinks.registry import build
 WRITE_KEY = "bench-write-key"
 PATH = "/api/v1/segment"
 READABLE_S_MAX = 60.0
-KILL_INTERVAL_S = 1.0
+KILL_INTERVAL_S = 3.0
 WAITING_SEGMENTS = 110
 DELIVERY_PID = re.compile(rb"started delivery pid=(\d+)")
 

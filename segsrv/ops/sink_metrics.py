@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from segsrv.delivery.delivery import Delivery
 from segsrv.delivery.shipper import Shipper
 from segsrv.ops.family import Family, counter, gauge
+from segsrv.sinks.base import Sink
 
 _COUNTERS: tuple[tuple[str, str, Callable[[Shipper], float]], ...] = (
     ("events", "Events delivered.", lambda shipper: shipper.stats.events),
@@ -67,6 +69,15 @@ def sink_families(delivery: Delivery) -> Iterator[Family]:
     )
     for name, text, figure in _COUNTERS:
         yield counter(f"sink_{name}", text, _by_sink(shippers, figure))
+    yield counter(
+        "sink_own",
+        "What a kind of sink counts by itself, such as files that it deleted.",
+        [
+            ({"sink": shipper.name, "count": field}, value)
+            for shipper in shippers
+            for field, value in _own_counts(shipper.sink).items()
+        ],
+    )
     yield from _dedup_families(shippers)
     aside = delivery.set_aside_bytes()
     if aside:
@@ -105,6 +116,11 @@ def _dedup_families(shippers: Iterable[Shipper]) -> Iterator[Family]:
                 text,
                 [({"sink": sink}, getattr(index, field)) for sink, index in judged],
             )
+
+
+def _own_counts(sink: Sink) -> dict[str, int]:
+    stats = getattr(sink, "stats", None)
+    return dataclasses.asdict(stats) if dataclasses.is_dataclass(stats) else {}  # type: ignore[arg-type]
 
 
 def _by_sink(

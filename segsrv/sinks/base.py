@@ -64,6 +64,8 @@ class Sink(Protocol):
     every event once. A call that takes longer than the sink's time limit is cancelled, and what it
     did is unknown: it is made again, as after a crash.
 
+    A sink may have `stats`, a dataclass of plain counters, which metrics then show.
+
     When `send` raises SinkRejected, delivery sends the batch in parts, each under an id of its own
     that is made from the batch's, until what is refused is found and set aside.
     """

@@ -345,7 +345,7 @@ class TestDeadLetters:
 
             def lose() -> None:
                 if path.read_bytes().endswith(second):
-                    lost.append(list(losses.states(range(100))))
+                    lost.append(list(losses.states(range(400))))
 
             disk.watch = lose
             letters.append([second])

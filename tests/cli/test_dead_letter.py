@@ -21,6 +21,8 @@ from tests.waiting import wait_until
 SECRET = "hunter2"
 INTERRUPTED = """
 import asyncio, os, signal, sys
+# Tests in the background of a shell get it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from segsrv.cli import main
 from segsrv.sinks.file import FileSink
 

@@ -12,9 +12,9 @@ from typing import Any
 from segsrv.delivery import journals
 from segsrv.delivery.attempts import Attempts
 from segsrv.delivery.bundle import Filter, Limits
-from segsrv.delivery.cursor import CursorFile, Mark
+from segsrv.delivery.cursor import Cursor, CursorFile, Mark
 from segsrv.delivery.dedup import DedupIndex
-from segsrv.delivery.inheritance import inherit
+from segsrv.delivery.inheritance import Inheritance, inherit
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.set_aside import SetAside
@@ -184,6 +184,14 @@ class Delivery:
                 bytes_max=settings.set_aside_bytes_max,
                 file_mode=self._file_mode,
             )
+        aside = self._asides.get(built.name)
+
+        def find(cursor: Cursor | None) -> Inheritance:
+            inherited = inherit(path.parent, built.cursor_name, path, cursor, names)
+            if aside is not None:
+                aside.pass_over(inherited)
+            return inherited
+
         return Shipper(
             built.name,
             built.sink,
@@ -196,7 +204,7 @@ class Delivery:
             limits=Limits(config.batch_events_max, config.batch_bytes_max, config.batch_interval_s),
             picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
             judge=self._judge(path.stem),
-            inherit=lambda cursor: inherit(path.parent, built.cursor_name, path, cursor, names),
+            inherit=find,
             guard=self._guard,
         )
 

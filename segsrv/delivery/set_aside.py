@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from segsrv.delivery.cursor import Mark
+from segsrv.delivery.inheritance import Inheritance
 from segsrv.files import FILE_MODE, make_dir, replace_file, sync_dir
 from segsrv.journal import segments
 
@@ -87,6 +88,22 @@ class SetAside:
             raise refused
         self._shrink()
         return marks
+
+    def pass_over(self, inherited: Inheritance) -> None:
+        """Let a sink go on behind what was set aside, where a crash kept the cursor from saying so.
+
+        Raises:
+            OSError: The disk refused to read.
+
+        """
+        for _path, part in parts_of(self.folder):
+            name, journal_id = part["journal"], part["journal_id"]
+            known = inherited.marks.get(name)
+            # Without a cursor nothing was ever sent, and all before the part was set aside, too.
+            if known is None or known == (journal_id, Mark(*part["start"])):
+                inherited.marks[name] = (journal_id, Mark(*part["end"]))
+        # What was in hand then is among it.
+        inherited.settle()
 
     def _keep(
         self, now: datetime, name: str, directory: Path, journal_id: str, mark: Mark, upto: int

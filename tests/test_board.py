@@ -34,7 +34,9 @@ def forked(work):
 
 
 def is_readable(fd: int, timeout_s: float) -> bool:
-    return select.select([fd], [], [], timeout_s)[0] == [fd]
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1_000))
 
 
 class TestJournals:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -115,12 +116,17 @@ class Supervisor:
         for number in STOP_SIGNALS:
             signal.signal(number, self._ask_to_stop)
         signal.signal(signal.SIGCHLD, lambda *_signal: None)
+        # Not `select`, which knows the first 1,024 files only.
+        woken = select.poll()
+        for fd in (self._signal_fd, self._ready_fd):
+            woken.register(fd, select.POLLIN)
         while True:
             self._start_due()
             self._stop_due()
             if self._is_stopping and not any(state.pid for state in self._states):
                 return self._status
-            select.select([self._signal_fd, self._ready_fd], [], [], self._wait_s())
+            wait_s = self._wait_s()
+            woken.poll(None if wait_s is None else math.ceil(wait_s * 1_000))
             _empty(self._signal_fd)
             # Before the dead are looked for: one may have been ready and died since.
             self._take_ready()
@@ -135,7 +141,7 @@ class Supervisor:
         running = [state for state in self._states if state.pid]
         due_s = [state.kill_at_s for state in running if state.kill_at_s is not None]
         if not self._is_stopping:
-            due_s += [state.start_at_s for state in self._states if not state.pid]
+            due_s += [state.start_at_s for state in self._states if self._may_start(state)]
         elif any(state.kill_at_s is None for state in self._to_end()):
             # The last of those before them was just left behind.
             return 0.0
@@ -145,8 +151,16 @@ class Supervisor:
         for index, state in enumerate(self._states):
             if self._is_stopping:
                 return
-            if not state.pid and state.start_at_s <= time.monotonic():
+            if self._may_start(state) and state.start_at_s <= time.monotonic():
                 self._start(index, state)
+
+    def _may_start(self, state: _State) -> bool:
+        """Say whether a child is not running and should be.
+
+        One that is not needed comes behind those that are: of a start that fails, say for the data
+        directory, only they have something to say.
+        """
+        return not state.pid and (self._is_started or state.child.is_needed)
 
     def _start(self, index: int, state: _State) -> None:
         # A stop meets either no child or one that is known, and no child has this one's handlers.

@@ -71,6 +71,8 @@ class Disk:
         """Called before each recorded call, with the disk as it is then."""
         self._top = _loaded(self.root)
         self._files: dict[int, _Open] = {}
+        # Files that only keep a place for others.
+        self._spare: set[int] = set()
         self._lock = threading.RLock()
         self._fault: _Fault | None = None
         self._real = {name: getattr(os, name) for name in (*CALLS, *_OTHERS)}
@@ -96,12 +98,13 @@ class Disk:
         self._fault = _Fault(after, frozenset(calls), Killed(), 1)
 
     def end_process(self) -> None:
-        """Close all files below the root, as the end of a process does, and let a new one begin."""
+        """Close the process's files, as its end does, and let a new one begin."""
         with self._lock:
-            for fd in list(self._files):
+            for fd in {*self._files, *self._spare}:
                 with contextlib.suppress(OSError):
                     self._real["close"](fd)
             self._files.clear()
+            self._spare.clear()
             self._fault = None
             self.is_dead = False
 
@@ -192,6 +195,8 @@ class Disk:
         if place is None:
             fd = self._real["open"](path, flags, mode, dir_fd=dir_fd)
             self._files.pop(fd, None)
+            if path == os.devnull:
+                self._spare.add(fd)
             return fd
         assert flags & os.O_TMPFILE != os.O_TMPFILE
         folder, name = place
@@ -214,6 +219,7 @@ class Disk:
     def _close(self, fd: int) -> None:
         with self._lock:
             self._files.pop(fd, None)
+            self._spare.discard(fd)
             self._real["close"](fd)
 
     def _dup(self, fd: int) -> int:
@@ -222,6 +228,8 @@ class Disk:
             self._files.pop(copy, None)
             if fd in self._files:
                 self._files[copy] = self._files[fd]
+            if fd in self._spare:
+                self._spare.add(copy)
             return copy
 
     def _put(

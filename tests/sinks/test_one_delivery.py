@@ -121,6 +121,8 @@ def test_a_killed_delivery_is_not_noticed(tmp_path, notes):
     with server(tmp_path, *flags) as running:
         site = Site(running)
         ids = []
+        # It is started behind the workers.
+        wait_until(lambda: "delivery" in pids(running))
         for _kill in range(3):
             killed = pids(running)["delivery"]
             assert parent_of(killed) == running.pid

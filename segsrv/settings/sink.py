@@ -15,10 +15,11 @@ from segsrv.settings.fields import option, required, settle, table
 
 T = TypeVar("T")
 OnFull = Literal["refuse", "set_aside"]
-Encoding = Literal["ndjson"]
+Encoding = Literal["ndjson", "json", "parquet"]
 EventType = Literal["track", "identify", "page", "screen", "group", "alias", "other"]
 
 DEFAULT_SINK = "file:"
+BATCH_EVENTS_MAX = 10_000
 NAME_CHARS_MAX = 40
 SECRET_BYTES_MAX = 64 << 10
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -87,7 +88,7 @@ class SinkTable:
 
     name: str = required("name in metrics, logs, dead letters and the cursor's file")
     url: str = required("where events go, as in `sink`", is_secret=True)
-    batch_events_max: int = option(10_000, "events in one batch", low=1, high=10_000_000)
+    batch_events_max: int | None = option(None, "events in one batch", low=1, high=10_000_000)
     batch_bytes_max: int | None = option(None, "bytes of one batch", low=64 << 10, high=1 << 30)
     batch_interval_s: float | None = option(
         None, "longest time that an event waits for a fuller batch", low=0.01, high=3_600
@@ -104,7 +105,7 @@ class SinkTable:
     on_full: OnFull = option(
         "refuse", "refuse requests with 503, or set_aside the oldest events of this sink"
     )
-    encoding: Encoding = option("ndjson", "how events are written")
+    encoding: Encoding | None = option(None, "how events are written")
     types: tuple[EventType, ...] = option((), "types of events that go there; empty means all")
     key_ids: tuple[str, ...] = option((), "ids of the keys whose events go there; empty means all")
     options: dict[str, Any] = field(
@@ -132,11 +133,13 @@ class SinkTable:
 class SinkConfig:
     """A configured sink with all limits filled in; `SinkTable` says what each means.
 
-    `name` is empty in the short form until the sink's kind is known, which has a say in it.
+    `name` is empty in the short form until the sink's kind is known, which has a say in it, and in
+    what `given`, the table or what stands for it, leaves open.
     """
 
     name: str
     url: str = field(repr=False)
+    given: SinkTable
     is_table: bool
     batch_events_max: int
     batch_bytes_max: int
@@ -145,7 +148,7 @@ class SinkConfig:
     send_timeout_s: float
     lag_bytes_max: int
     on_full: OnFull
-    encoding: Encoding
+    encoding: Encoding | None
     types: tuple[EventType, ...]
     key_ids: tuple[str, ...]
     options: Mapping[str, Any] = field(repr=False)
@@ -168,8 +171,9 @@ class SinkConfig:
         return cls(
             name=given.name if is_table else "",
             url=given.url,
+            given=given,
             is_table=is_table,
-            batch_events_max=given.batch_events_max,
+            batch_events_max=_or(given.batch_events_max, BATCH_EVENTS_MAX),
             batch_bytes_max=_or(given.batch_bytes_max, batch_bytes_max),
             batch_interval_s=_or(given.batch_interval_s, batch_interval_s),
             retry_s_max=_or(given.retry_s_max, retry_s_max),

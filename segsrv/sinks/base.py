@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from segsrv.journal.facts import Facts
 
@@ -14,6 +14,16 @@ PLACEMENT_BYTES_MAX = 16 << 10
 
 Lines = bytes | memoryview
 
+Ends = Mapping[str, tuple[int, int]]
+"""By the journal's id, the position of a frame, and how many of its events lie before the end."""
+
+
+class Delivered(NamedTuple):
+    """What a sink has stored last, as it says itself: a batch's id, and the ends that it had."""
+
+    batch_id: str
+    ends: Ends
+
 
 class Batch:
     """Events for a sink: whole lines of NDJSON, in order, and what is known of each.
@@ -21,6 +31,9 @@ class Batch:
     `id` is the same whenever the same events are sent again, after a time-out or a crash, and
     belongs to no other batch: up to 100 characters of `A-Za-z0-9._-`. `parts` are pieces of NDJSON
     of at least one line each; they may be written one after the other as they are.
+
+    `ends` says up to where each journal is delivered once this is stored. It is empty where more
+    has to follow first, as in the parts of a batch that was split, and in a replay.
     """
 
     def __init__(
@@ -29,10 +42,12 @@ class Batch:
         parts: Sequence[Lines],
         events: int,
         load_facts: Callable[[], list[Facts]],
+        ends: Ends | None = None,
     ) -> None:
         self.id = batch_id
         self.parts = tuple(parts)
         self.events = events
+        self.ends = ends or {}
         self._load_facts = load_facts
 
     @cached_property
@@ -66,8 +81,14 @@ class Sink(Protocol):
 
     A sink may have `stats`, a dataclass of plain counters, which metrics then show.
 
-    When `send` raises SinkRejected, delivery sends the batch in parts, each under an id of its own
-    that is made from the batch's, until what is refused is found and set aside.
+    One that stores `batch.id` and `batch.ends` in the transaction that stores the events may have
+    `delivered`, which returns them. It is asked after the first `open`, so that delivery goes on
+    behind what is stored even where its own cursor was lost.
+
+    When `send` raises SinkRejected, nothing of the batch may be stored. Delivery writes down how it
+    splits the batch, and sends the parts, each under an id of its own, until what is refused is
+    found and set aside. Of a batch and its parts, one is sent at a time until it is stored: a sink
+    that knows the last id can't store any twice.
     """
 
     async def check(self) -> None:

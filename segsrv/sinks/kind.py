@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segsrv.settings import Settings, SinkConfig
+from segsrv.settings.sink import Encoding
 from segsrv.sinks.base import Sink
 
 
@@ -22,6 +23,9 @@ class SinkSpec:
     `url` has no query, if the kind takes options there, and may hold user and password. `options`
     is what the kind's class of options became; `secrets` holds those that were given, by name. With
     `is_once` a command has it made, which is gone for good when it closes the sink.
+
+    `origin` is the random id of the data directory, the same at each start and another one in a
+    copy; empty for `check` and with `is_once`.
     """
 
     name: str
@@ -31,6 +35,7 @@ class SinkSpec:
     config: SinkConfig
     settings: Settings
     is_once: bool = False
+    origin: str = ""
 
     @property
     def where(self) -> str:
@@ -53,6 +58,10 @@ class Kind:
     and, unless `has_query` is false, as parameters of the URL. `secrets` are names. A sink of the
     short form that leads to where `default_url` does has the kind's name, others the place's hash
     behind it.
+
+    `encodings` are those that the table's `encoding` may ask for, the first one the default.
+    `batch_events_max`, `batch_bytes_max` and `batch_interval_s` are the kind's own defaults, None
+    for those of all sinks.
     """
 
     schemes: tuple[str, ...]
@@ -62,3 +71,7 @@ class Kind:
     secrets: tuple[str, ...] = ()
     has_query: bool = True
     default_url: str = ""
+    encodings: tuple[Encoding, ...] = ("ndjson",)
+    batch_events_max: int | None = None
+    batch_bytes_max: int | None = None
+    batch_interval_s: float | None = None

@@ -30,6 +30,8 @@ _BUILT_IN = {
     "file": ("segsrv.sinks.file_kind", "FILE"),
     "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
 }
+_EXTRAS = {"kafka": "kafka", "postgresql": "postgresql", "s3": "s3"}
+"""Kinds with a driver that is not always there, and the extra that brings it."""
 
 T = TypeVar("T")
 
@@ -60,11 +62,16 @@ class Built:
 
 
 def build(
-    settings: Settings, environ: Mapping[str, str] | None = None, *, is_once: bool = False
+    settings: Settings,
+    environ: Mapping[str, str] | None = None,
+    *,
+    is_once: bool = False,
+    origin: str = "",
 ) -> list[Built]:
     """Make all configured sinks, without opening any; *environ* is what secrets are read from.
 
-    With *is_once* they are for a command, which never goes on where it stopped.
+    With *is_once* they are for a command, which never goes on where it stopped. *origin* is the
+    data directory's id, where they are to deliver.
 
     Call it outside of the event loop: it imports modules and reads files of secrets.
 
@@ -80,7 +87,7 @@ def build(
             name: secret.read(f"{config.where}.secrets.{name}", variables)
             for name, secret in config.secrets.items()
         }
-        spec = replace(named.spec, secrets=secrets, is_once=is_once)
+        spec = replace(named.spec, secrets=secrets, is_once=is_once, origin=origin)
         sink = _asked(kind.make, spec)
         built.append(
             Built(name=named.name, cursor_name=named.cursor_name, config=config, sink=sink)
@@ -135,10 +142,25 @@ def _named(config: SinkConfig, settings: Settings) -> tuple[Named, tuple[str, st
     if config.is_table and config.name != name:
         cursor_name = f"{config.name}-{_digest(f'{kind.schemes[0]}:{place}')}"
     # A table that has the name of the short form goes on where that one stopped.
-    config = replace(config, name=config.name or name)
+    config = replace(_with_defaults(config, kind), name=config.name or name)
     spec = replace(spec, name=config.name, config=config)
     named = Named(name=config.name, cursor_name=cursor_name, config=config, kind=kind, spec=spec)
     return named, (kind.schemes[0], place)
+
+
+def _with_defaults(config: SinkConfig, kind: Kind) -> SinkConfig:
+    """Return *config* with what its kind says where the settings don't."""
+    encoding = config.encoding or kind.encodings[0]
+    if encoding not in kind.encodings:
+        raise SettingsError(
+            f"{config.where}: encoding={encoding}: expected {' or '.join(kind.encodings)}"
+        )
+    defaults = {
+        name: value
+        for name in ("batch_events_max", "batch_bytes_max", "batch_interval_s")
+        if (value := getattr(kind, name)) is not None and getattr(config.given, name) is None
+    }
+    return replace(config, encoding=encoding, **defaults)
 
 
 def _digest(place: str) -> str:
@@ -152,7 +174,14 @@ def _kind_of(config: SinkConfig) -> Kind:
     if scheme in _BUILT_IN:
         # Before anything that is installed: no package can take events meant for these.
         module, attribute = _BUILT_IN[scheme]
-        kind: Kind = getattr(importlib.import_module(module), attribute)
+        try:
+            kind: Kind = getattr(importlib.import_module(module), attribute)
+        except ImportError as error:
+            if scheme not in _EXTRAS:
+                raise
+            raise SettingsError(
+                f"{config.where}: needs {error.name}; install segsrv[{_EXTRAS[scheme]}]"
+            ) from error
         return kind
     brought = list(entry_points(group=GROUP, name=scheme))
     if not brought:

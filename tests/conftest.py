@@ -2,10 +2,15 @@
 
 import contextlib
 import itertools
+from pathlib import Path
 
 import pytest
 
 from tests.site import Site, started_site
+
+SERVICES = Path(__file__).parent / "services"
+pytest_plugins = [f"tests.services.{path.stem}" for path in sorted(SERVICES.glob("*_fixtures.py"))]
+"""Fixtures of the servers that sinks deliver to: all modules of `tests/services` so named."""
 
 
 def pytest_addoption(parser):

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from segsrv.events.columns import COLUMNS, EVENT, FACTS
 from segsrv.sinks.s3_kind import S3, S3Options
 from tests.server_process import REPOSITORY, ServerProcess
 from tests.services.s3_service import BUCKET, secret_of
@@ -28,6 +29,10 @@ def rows(page: str, first: str) -> list[list[str]]:
 def statements(title: str) -> list[str]:
     section = WAREHOUSES[WAREHOUSES.index(f"## {title}\n") :].split("\n## ")[0]
     return re.findall(r"```sql\n(.*?)```", section, re.DOTALL)
+
+
+def columns_in(statement: str) -> set[str]:
+    return set(re.findall(r"^    (\w+) [A-Z]+,?$", statement, re.MULTILINE))
 
 
 class TestPage:
@@ -56,6 +61,13 @@ class TestPage:
         for test in named:
             assert f"def {test}(" in code
 
+    def test_columns_of_examples_are_columns(self):
+        """Athena finds those of Parquet by their names, and says nothing of one that is missing."""
+        known = {column.name for column in (*FACTS, *COLUMNS)} | {EVENT}
+        named = columns_in(statements("Athena")[0])
+        assert len(named) == 9
+        assert named < known
+
     def test_every_message_that_it_names_is_there(self):
         """As the code has it."""
         code = "".join(
@@ -67,52 +79,59 @@ class TestPage:
                 assert message.partition("…")[0] in code, message
 
 
+SITE_URL = "https://a/b"
+
+
 @pytest.fixture(scope="module")
 def objects(s3_service, tmp_path_factory) -> tuple[Path, list[str]]:
-    """Return a copy of what a server stored in a bucket, and the ids of its events."""
+    """Return a copy of what a server stored in a bucket, in both encodings, and the events' ids."""
     folder = tmp_path_factory.mktemp("warehouse")
-    # The options of the page's first example, but for where the server is.
-    table = f"""
+    tables = [
+        f"""
 [[sinks]]
-name = "lake"
-url = "s3://{BUCKET}/warehouse"
+name = "{encoding}"
+url = "s3://{BUCKET}/{encoding}"
+encoding = "{encoding}"
 options.endpoint = "{s3_service.endpoint}"
 secrets.access_key_id = {{ env = "LAKE_KEY" }}
 secrets.secret_access_key = {{ env = "LAKE_SECRET" }}
 """
-    (folder / "segsrv.toml").write_text(table)
+        for encoding in ("ndjson", "parquet")
+    ]
+    (folder / "segsrv.toml").write_text("".join(tables))
     environ = {"LAKE_KEY": "segsrv", "LAKE_SECRET": secret_of("segsrv")}
     ids = [new_id() for _number in range(6)]
     config = ("--config", str(folder / "segsrv.toml"))
     with ServerProcess(folder / "data", *config, environ=environ) as process:
         for number, event_id in enumerate(ids):
-            event = {
-                "event_id": event_id,
-                "type": "page",
-                "context": {"page": {"url": "https://a/b"}},
-            }
+            context = {"page": {"url": SITE_URL}}
+            event = {"event_id": event_id, "type": "page", "context": context}
             path = {"path": COMPAT} if number % 2 else {}
             assert Site(process).post(event, **path).status == 200
         process.stop()
-    for key, content in s3_service.objects("warehouse/").items():
-        path = folder / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return folder / "warehouse", ids
+    for key, content in s3_service.objects().items():
+        prefix, _slash, rest = key.partition("/")
+        if prefix in ("ndjson", "parquet"):
+            path = folder / "events" / rest
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return folder / "events", ids
 
 
 class TestDuckDb:
     def test_the_statements_find_every_event(self, objects):
         """On copies of the objects below a folder, where the page has the bucket."""
         folder, ids = objects
-        query, create = (
+        *queries, create = (
             text.replace("s3://my-bucket/events", str(folder)).replace("dt=2026-11-*", "dt=*")
             for text in statements("DuckDB")
         )
+        assert len(queries) == 2
         with duckdb.connect() as connection:
-            [(dt, kind, url, events)] = connection.execute(query).fetchall()
-            assert (kind, url, events) == ("page", "https://a/b", len(ids))
-            assert f"dt={dt}" in {path.name for path in folder.iterdir()}
+            for query in queries:
+                [(dt, kind, url, events)] = connection.execute(query).fetchall()
+                assert (kind, url, events) == ("page", SITE_URL, len(ids))
+                assert f"dt={dt}" in {path.name for path in folder.iterdir()}
             connection.execute(create)
             found = connection.execute(
                 "SELECT event_id FROM events WHERE received_at > '2026-01-01'"

@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 import duckdb
 import orjson
 
-from segsrv.errors import SegsrvError
+from segsrv.errors import NotConverted
 from segsrv.files import write_all
 from segsrv.journal.facts import Facts
 from segsrv.sinks.base import Lines
@@ -50,10 +50,6 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # With one, the caller's thread does the work, with its priority and in the lines' order.
     "threads": 1,
 }
-
-
-class NotConverted(SegsrvError):
-    """These lines can't become a Parquet file, now or later."""
 
 
 class _Extent(NamedTuple):

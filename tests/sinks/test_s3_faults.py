@@ -1,6 +1,8 @@
 """The S3 sink where things break: what it can't know it finds out, and nothing is stored twice."""
 
 import asyncio
+import contextlib
+import gzip
 import os
 import shutil
 import ssl
@@ -281,6 +283,29 @@ class TestAnswers:
 
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 400
+
+
+class TestLongWork:
+    async def test_a_batch_that_takes_longer_than_a_call_is_sent(self, s3_service, s3_prefix):
+        """What a call that was given up had begun to compress is there for the next one."""
+        sink = s3_sink(s3_service.endpoint, s3_prefix, compression="gzip")
+        lines = [os.urandom(1_500).hex().encode() * 10 + b"\n" for _number in range(2_000)]
+        facts = batch_of([NINE] * len(lines)).facts
+        batch = Batch("d" * 24, lines, len(lines), lambda: facts)
+        await sink.open()
+        tries, is_sent = 0, False
+        while not is_sent:
+            tries += 1
+            assert tries < 200
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await sink.send(batch, {})
+                    is_sent = True
+        await sink.close()
+
+        assert tries > 1
+        [content] = s3_service.objects(f"{s3_prefix}/dt=").values()
+        assert gzip.decompress(content) == batch.content
 
 
 class TestTls:

@@ -22,7 +22,7 @@ from obstore.store import S3Store
 
 from segsrv.errors import NotConverted, SinkMisconfigured, SinkRejected
 from segsrv.sinks.base import Batch, Placement
-from segsrv.sinks.s3_errors import answer_of, explained
+from segsrv.sinks.s3_errors import answer_of, explained, is_known
 from segsrv.sinks.s3_objects import Form, Object, form_of, objects_of
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class S3Sink:
         self._store: S3Store | None = None
         self._batch_id = ""
         self._left: list[Object] = []
+        # Whether it is sure that the endpoint has nothing of the batch.
         self._is_untouched = True
         self._making: tuple[str, asyncio.Future[list[Object]]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-s3")
@@ -162,6 +163,7 @@ class S3Sink:
             self._batch_id, self._is_untouched = batch.id, True
         while self._left:
             key, content, content_type = self._left[0]
+            was_untouched, self._is_untouched = self._is_untouched, False
             try:
                 await self._put(key, content, mode=self._mode, content_type=content_type)
             except AlreadyExistsError as error:
@@ -170,13 +172,13 @@ class S3Sink:
                     raise self._explained(error) from None
                 self.stats.found_objects += 1
             except TROUBLE as error:
+                self._is_untouched = was_untouched and is_known(error)
                 if answer_of(error).is_too_large and self._is_untouched:
                     raise self._too_large(len(content)) from None
                 raise self._explained(error) from None
             else:
                 self.stats.objects += 1
                 self.stats.object_bytes += len(content)
-            self._is_untouched = False
             del self._left[0]
 
     async def close(self) -> None:

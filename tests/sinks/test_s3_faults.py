@@ -7,6 +7,7 @@ import os
 import shutil
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.services.proxy import Proxy
 from tests.services.s3_answers import S3Answers
 from tests.services.s3_service import SeaweedFs
 from tests.sinks.s3_sinks import HOUR_MS, NINE, batch_of, s3_sink
+from tests.waiting import until
 
 TIMES = [NINE, NINE + HOUR_MS]
 DISK_BYTES = 24 << 20
@@ -221,6 +223,31 @@ class TestAnswers:
             await sink.open()
             with pytest.raises(SinkMisconfigured, match="lower the sink's batch_bytes_max"):
                 await sink.send(batch_of(TIMES), {})
+            await sink.close()
+
+    async def test_a_batch_is_not_refused_after_a_call_that_was_given_up(self, s3_prefix):
+        """What that call did is not known, so parts of the batch could be there twice."""
+        is_over = threading.Event()
+        sizes = []
+
+        def answer(_method, path, headers):
+            if "_segsrv" in path:
+                return 412, "PreconditionFailed"
+            sizes.append(headers["content-length"])
+            if len(sizes) == 1:
+                is_over.wait(10)
+            return 413, ""
+
+        with S3Answers(answer) as server:
+            sink, batch = s3_sink(server.endpoint, s3_prefix), batch_of([NINE])
+            await sink.open()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await sink.send(batch, {})
+            await until(lambda: sizes)
+            is_over.set()
+            with pytest.raises(SinkMisconfigured, match="lower the sink's batch_bytes_max"):
+                await sink.send(batch, {})
             await sink.close()
 
     async def test_the_largest_object_is_the_first(self, s3_prefix):

@@ -11,10 +11,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable
 from segsrv.sinks import Batch
+from segsrv.sinks.file_compression import zstd
 from tests.disks import fill
 from tests.faults.disks import mount, unmount
 from tests.needs import skip_or_fail

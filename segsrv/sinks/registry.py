@@ -28,6 +28,8 @@ GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
 _BUILT_IN = {
     "file": ("segsrv.sinks.file_kind", "FILE"),
+    "http": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
+    "https": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
     "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
 }
 _EXTRAS = {"kafka": "kafka", "postgresql": "postgresql", "s3": "s3"}

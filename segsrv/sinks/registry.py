@@ -28,6 +28,7 @@ GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
 _BUILT_IN = {
     "file": ("segsrv.sinks.file_kind", "FILE"),
+    "kafka": ("segsrv.sinks.kafka_kind", "KAFKA"),
     "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
 }
 _EXTRAS = {"kafka": "kafka", "postgresql": "postgresql", "s3": "s3"}

@@ -100,7 +100,9 @@ class KafkaService(Service):
             "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.port + 3}",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "DIRECT",
-            "listeners": _joined(f"{n}://127.0.0.1:{port}" for n, (port, _, _) in listeners.items()),
+            "listeners": _joined(
+                f"{n}://127.0.0.1:{port}" for n, (port, _, _) in listeners.items()
+            ),
             "advertised.listeners": _joined(
                 f"{n}://127.0.0.1:{told}" for n, (_, told, _) in listeners.items()
             ),

@@ -10,6 +10,7 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,25 +23,47 @@ _RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with no time to linger: closing resets the connection, as a cut does."""
 
 
+@dataclass(slots=True)
+class _Trap:
+    """When to break: once clients have sent so many bytes, or when these are answered; 0 is never.
+
+    A gentle one hangs, others cut.
+    """
+
+    request_bytes: int = 0
+    answer_bytes: int = 0
+    mark: bytes = b""
+    is_gentle: bool = False
+    _tail: bytes = b""
+
+    def look_for_mark(self, data: bytes) -> None:
+        if self.mark:
+            self._tail += data
+            if self.mark in self._tail:
+                self.mark = b""
+            self._tail = self._tail[-len(self.mark) :]
+
+    def is_answer(self, client_bytes: int) -> bool:
+        return bool(self.answer_bytes) and client_bytes >= self.answer_bytes and not self.mark
+
+
 class Proxy:
     """Passes connections on to 127.0.0.1:*port*; `port` is its own.
 
     `client_bytes` and `server_bytes` count what it passed on since the last call of a method that
-    breaks or heals; `is_cut` says whether it is cut now, and `accepted` how many connections it
-    took in its life.
+    breaks or heals; `is_cut` and `is_hung` say how it is now, and `accepted` how many connections
+    it took in its life.
     """
 
     def __init__(self, port: int) -> None:
         self.upstream_port = port
         self.port = take_port()
         self.is_cut = False
+        self.is_hung = False
         self.client_bytes = 0
         self.server_bytes = 0
         self.accepted = 0
-        self._cut_at: int | None = None
-        self._is_deaf_after: int | None = None
-        self._deaf_mark = b""
-        self._tail = b""
+        self._trap = _Trap()
         self._server: asyncio.Server | None = None
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +87,11 @@ class Proxy:
 
     def cut_after(self, client_bytes: int) -> None:
         """Cut as soon as clients have sent so many bytes from now on, which still get through."""
-        self._call(self._arm(cut_at=client_bytes))
+        self._call(self._set(_Trap(request_bytes=client_bytes)))
+
+    def hang_after(self, client_bytes: int) -> None:
+        """Hang, as `hang` does, as soon as clients have sent so many bytes from now on."""
+        self._call(self._set(_Trap(request_bytes=client_bytes, is_gentle=True)))
 
     def drop_answers(self, *, client_bytes: int = 1, mark: bytes = b"") -> None:
         """Let requests through, and cut when the server begins to answer them.
@@ -73,7 +100,11 @@ class Proxy:
         if given, the bytes *mark*. The first of it and all after it is lost, so a client can't know
         what became of its request.
         """
-        self._call(self._arm(deaf_after=client_bytes, mark=mark))
+        self._call(self._set(_Trap(answer_bytes=client_bytes, mark=mark)))
+
+    def hold_answers(self, *, client_bytes: int = 1, mark: bytes = b"") -> None:
+        """Hang when the server begins to answer, where `drop_answers` would cut."""
+        self._call(self._set(_Trap(answer_bytes=client_bytes, mark=mark, is_gentle=True)))
 
     def hang(self) -> None:
         """Pass nothing on, neither way, and take connections without a word, until `heal`."""
@@ -112,23 +143,24 @@ class Proxy:
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT_S)
 
-    async def _arm(
-        self, *, cut_at: int | None = None, deaf_after: int | None = None, mark: bytes = b""
-    ) -> None:
+    async def _set(self, trap: _Trap) -> None:
         await self._heal()
-        self._cut_at, self._is_deaf_after, self._deaf_mark = cut_at, deaf_after, mark
+        self._trap = trap
 
     async def _heal(self) -> None:
-        self._cut_at = self._is_deaf_after = None
-        self._deaf_mark = self._tail = b""
+        self._trap = _Trap()
         self.client_bytes = self.server_bytes = 0
-        self.is_cut = False
+        self.is_cut = self.is_hung = False
         self._is_flowing.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
 
     async def _hang(self) -> None:
         await self._heal()
+        self._stop_flowing()
+
+    def _stop_flowing(self) -> None:
+        self.is_hung = True
         self._is_flowing.clear()
 
     async def _cut(self) -> None:
@@ -167,36 +199,30 @@ class Proxy:
             self._links.discard(link)
             self._tasks.discard(task)
 
-    async def _pump_client(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _pump_client(self, reader: _Reader, writer: _Writer) -> None:
         while data := await reader.read(CHUNK_BYTES):
             await self._is_flowing.wait()
-            left = None if self._cut_at is None else self._cut_at - self.client_bytes
-            if left is not None and len(data) >= left:
-                writer.write(data[: max(left, 0)])
-                self.client_bytes += max(left, 0)
-                # What is under way arrives, and the rest of the request never does.
-                await writer.drain()
-                await self._cut()
-                return
-            self.client_bytes += len(data)
-            if self._deaf_mark:
-                self._tail = (self._tail + data)[-CHUNK_BYTES - len(self._deaf_mark) :]
-                if self._deaf_mark in self._tail:
-                    self._deaf_mark = b""
-            writer.write(data)
+            trap = self._trap
+            last = trap.request_bytes - self.client_bytes if trap.request_bytes else len(data) + 1
+            passed, rest = (data, b"") if len(data) < last else (data[:last], data[last:])
+            trap.look_for_mark(passed)
+            self.client_bytes += len(passed)
+            writer.write(passed)
+            # What was sent before a cut arrives; the rest of the request never does.
             await writer.drain()
+            if len(data) >= last and not await self._spring(trap):
+                return
+            if rest:
+                writer.write(rest)
+                await writer.drain()
         if writer.can_write_eof():
             writer.write_eof()
 
-    async def _pump_server(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _pump_server(self, reader: _Reader, writer: _Writer) -> None:
         while data := await reader.read(CHUNK_BYTES):
             await self._is_flowing.wait()
-            if self._is_answer():
-                await self._cut()
+            trap = self._trap
+            if trap.is_answer(self.client_bytes) and not await self._spring(trap):
                 return
             self.server_bytes += len(data)
             writer.write(data)
@@ -204,9 +230,14 @@ class Proxy:
         if writer.can_write_eof():
             writer.write_eof()
 
-    def _is_answer(self) -> bool:
-        after = self._is_deaf_after
-        return after is not None and self.client_bytes >= after and not self._deaf_mark
+    async def _spring(self, trap: _Trap) -> bool:
+        """Cut and return False, or hang and return True once healed."""
+        if not trap.is_gentle:
+            await self._cut()
+            return False
+        self._stop_flowing()
+        await self._is_flowing.wait()
+        return True
 
 
 class _Link:

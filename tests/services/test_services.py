@@ -240,6 +240,29 @@ class TestProxy:
                 proxy.heal()
                 assert old.recv(10) == new.recv(10) == b"4\n"
 
+    def test_it_hangs_in_mid_request(self, service, proxy):
+        """It hangs behind so many bytes; healed, what it held back arrives whole and in order."""
+        with connected(proxy.port) as sock:
+            proxy.hang_after(3)
+            sock.sendall(b"123456\n")
+            wait_until(lambda: proxy.is_hung)
+            assert service.lines() == []
+            assert not proxy.is_cut
+            proxy.heal()
+            assert sock.recv(10) == b"7\n"
+        assert service.lines() == [b"123456"]
+
+    def test_an_answer_is_held_back(self, service, proxy):
+        """A request arrives, and its answer only when the proxy is healed."""
+        with connected(proxy.port) as sock:
+            proxy.hold_answers(mark=b"now")
+            assert asked(sock, b"no") == b"3\n"
+            sock.sendall(b"now\n")
+            wait_until(lambda: proxy.is_hung)
+            assert service.lines() == [b"no", b"now"]
+            proxy.heal()
+            assert sock.recv(10) == b"4\n"
+
     def test_a_server_that_is_down(self, service, proxy):
         """Clients of a server that is gone are cut, and served when it is back."""
         service.kill()

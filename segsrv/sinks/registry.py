@@ -30,6 +30,7 @@ _BUILT_IN = {
     "file": ("segsrv.sinks.file_kind", "FILE"),
     "http": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
     "https": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
+    "kafka": ("segsrv.sinks.kafka_kind", "KAFKA"),
     "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
 }
 _EXTRAS = {"kafka": "kafka", "postgresql": "postgresql", "s3": "s3"}

@@ -31,6 +31,7 @@ _BUILT_IN = {
     "http": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
     "https": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
     "kafka": ("segsrv.sinks.kafka_kind", "KAFKA"),
+    "s3": ("segsrv.sinks.s3_kind", "S3"),
     "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
 }
 _EXTRAS = {"kafka": "kafka", "postgresql": "postgresql", "s3": "s3"}

@@ -15,7 +15,7 @@ class Target:
     """
 
     kind: str
-    """The name of the sink and of its row in the fault matrix, such as `postgresql`."""
+    """The sink's name, in its table and in the fault matrix, such as `postgresql`."""
     is_exactly_once: bool
     """Whether no event may ever be there twice, whatever breaks."""
     disk_bytes: int | None = None

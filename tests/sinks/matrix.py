@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import importlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,12 @@ JOURNAL_ON_A_SMALL_DISK = ("--disk-free-bytes-min=0", "--journal-segment-bytes-m
 
 TARGETS = {
     "file": "tests.services.file_target:FileTarget",
-    "plain": "tests.services.plain_target:PlainTarget",
+    "kafka-idempotent": "tests.services.kafka_target:KafkaTarget",
+    "kafka-transactional": "tests.services.kafka_target:KafkaTransactionalTarget",
+    "s3": "tests.services.s3_target:S3Target",
+    "webhook": "tests.services.webhook_target:WebhookTarget",
 }
-"""By the name of the sink's row, in its order; `plain` is for the harness's own tests only."""
+"""By the sink's name in the matrix, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,11 @@ def target_class(kind: str) -> type[Target]:
     return found
 
 
+def cells() -> list[tuple[str, str]]:
+    """Return the cells that can exist, each by its sink and its fault."""
+    return [(kind, fault) for kind in TARGETS for fault in FAULTS if not why_not(kind, fault)]
+
+
 def why_not(kind: str, fault: str) -> str:
     """Say in one sentence why this cell can't exist; empty if it can."""
     target = target_class(kind)
@@ -63,6 +71,21 @@ def why_not(kind: str, fault: str) -> str:
     if fault == "sink_disk_full" and target.disk_bytes is None:
         return target.why_no_full_disk
     return target.why_not.get(fault, "")
+
+
+@contextlib.contextmanager
+def running(target: Target) -> Iterator[Proxy | None]:
+    """Run a target's service, and a proxy before it, for the length of a `with` block."""
+    if target.service is None:
+        yield None
+        return
+    try:
+        with Proxy(target.proxied_port) as proxy:
+            target.behind(proxy.port)
+            start(target)
+            yield proxy
+    finally:
+        target.service.close()
 
 
 async def run_cell(
@@ -79,6 +102,8 @@ async def run_cell(
     *disk* is the small one that the target has its data on, where the fault is to fill it.
     """
     folder.mkdir()  # noqa: ASYNC240 - nothing else runs yet.
+    if proxy is not None:
+        await asyncio.to_thread(_mend, target, proxy)
     with contextlib.ExitStack() as stack:
         data_dir, flags = None, (f"--delivery={fault.delivery}",)
         if fault.is_on_journals_disk:
@@ -93,7 +118,7 @@ async def run_cell(
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size: int):
+def small_disk(folder: Path, size: int) -> Iterator[None]:
     """Mount a disk in memory at *folder* for the length of a `with` block."""
     folder.mkdir(parents=True, exist_ok=True)
     mount(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs")
@@ -249,6 +274,14 @@ def start(target: Target) -> None:
     if target.service is not None:
         target.service.start()
         target.ready()
+
+
+def _mend(target: Target, proxy: Proxy) -> None:
+    """Put right what a test before this one may have left broken."""
+    proxy.heal()
+    target.service.resume()
+    if not target.service.is_running:
+        start(target)
 
 
 async def _catch_a_batch(rig: Rig, chance: random.Random, *, is_answered: bool) -> None:

@@ -1,12 +1,11 @@
 """The harness of the fault matrix sees what it is there to see: loss and copies."""
 
-import asyncio
+import contextlib
 
 import pytest
 
 from tests.services.plain_target import PlainTarget
-from tests.services.proxy import Proxy
-from tests.sinks.matrix import FAULTS, run_cell, small_disk, start
+from tests.sinks.matrix import FAULTS, run_cell, running, small_disk
 
 
 @pytest.fixture
@@ -15,20 +14,15 @@ def run(tmp_path):
 
     async def run_one(name, wrong="nothing"):
         fault = FAULTS[name]
-        disk = tmp_path / "disk" if fault.is_on_sinks_disk else None
-        if disk is not None:
-            stack = small_disk(disk, PlainTarget.disk_bytes)
-            stack.__enter__()
-        target = PlainTarget(tmp_path / "plain", data_dir=disk)
-        target.wrong = wrong
-        try:
-            start(target)
-            with Proxy(target.proxied_port) as proxy:
-                return await run_cell(fault, target, proxy, tmp_path / "cell", seed=1, disk=disk)
-        finally:
-            await asyncio.to_thread(target.service.close)
-            if disk is not None:
-                stack.__exit__(None, None, None)
+        with contextlib.ExitStack() as stack:
+            disk = None
+            if fault.is_on_sinks_disk:
+                disk = tmp_path / "disk"
+                stack.enter_context(small_disk(disk, PlainTarget.disk_bytes))
+            target = PlainTarget(tmp_path / "plain", data_dir=disk)
+            target.wrong = wrong
+            proxy = stack.enter_context(running(target))
+            return await run_cell(fault, target, proxy, tmp_path / "cell", seed=1, disk=disk)
 
     return run_one
 

@@ -75,8 +75,10 @@ class Trouble:
         self.is_down = False
 
     def __call__(self, error: KafkaError) -> None:
-        self.last = error
-        self.is_down = self.is_down or error.code() in _DOWN
+        if error.code() in _DOWN:
+            self.is_down = True
+        else:
+            self.last = error
         if error.fatal():
             self.fatal = error
         elif error.code() in (*_LOG_IN, *_WRONG):
@@ -229,10 +231,10 @@ class Client:
             raise GaveUp
         if (wrong := trouble.wrong) is not None:
             raise self.error(wrong)
-        if trouble.is_down and trouble.last is not None:
-            raise SinkUnavailable(f"{self.address}: no broker can be reached")
+        said = f": {_line(trouble.last.str())}" if trouble.last else ""
+        if trouble.is_down:
+            raise SinkUnavailable(f"{self.address}: no broker can be reached{said}")
         if not call.left_s:
-            said = f"; the client says: {_line(trouble.last.str())}" if trouble.last else ""
             raise SinkUnavailable(f"{self.address}: no answer in time while {doing}{said}")
 
 

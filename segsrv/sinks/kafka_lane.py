@@ -93,13 +93,13 @@ class Lane:
 
     def poll(self, call: Call, *, doing: str) -> None:
         """Wait a moment for reports; raise what `Client.check` raises."""
-        self.producer.poll(POLL_S)
+        self._serve(POLL_S)
         if self.trouble.fatal is None:
             self._client.check(self.trouble, call, doing=doing)
 
     def listen(self) -> None:
         """Take what the library has to say, without waiting."""
-        self.producer.poll(0)
+        self._serve(0)
 
     def purge(self) -> None:
         """Give up what is on its way; it is in `failed` then."""
@@ -108,7 +108,14 @@ class Lane:
         for _ in range(_PURGE_POLLS_MAX):
             if not len(self.producer):
                 return
-            self.producer.poll(POLL_S)
+            self._serve(POLL_S)
+
+    def _serve(self, timeout_s: float) -> None:
+        try:
+            self.producer.poll(timeout_s)
+        except KafkaException as error:
+            # The library raises a fatal error here, instead of calling back.
+            self.trouble(error.args[0])
 
     def _report(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

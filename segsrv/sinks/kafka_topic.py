@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import time
+from concurrent.futures import Future, wait
 from typing import NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -14,7 +15,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from segsrv.errors import SinkMisconfigured
+from segsrv.errors import SinkMisconfigured, SinkUnavailable
 from segsrv.sinks.kafka_client import POLL_S, Call, Client, Trouble
 
 BROKERS_CHOICE = -1
@@ -60,6 +61,10 @@ class _Lookup:
             self._make(is_dry=not may_create)
             if not may_create:
                 return Topic(0)
+            # Brokers hear of it one after the other.
+            while not self._is_there():
+                time.sleep(POLL_S)
+                self._client.check(self._trouble, self._call, doing="the topic is being made")
         return self._settings()
 
     def _is_there(self) -> bool:
@@ -142,7 +147,12 @@ class _Lookup:
         try:
             (config,) = (self._result(future) for future in asked.values())
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            code = error.args[0].code()
+            if code == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                raise SinkUnavailable(
+                    f"{client.address}: not every broker knows the topic yet"
+                ) from error
+            if code != KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 raise
             if given is None:
                 raise SinkMisconfigured(
@@ -169,6 +179,7 @@ class _Lookup:
 
     def _result(self, future: Future[T]) -> T:
         while not future.done():
-            self._admin.poll(POLL_S)
+            wait([future], POLL_S)
+            self._admin.poll(0)
             self._client.check(self._trouble, self._call, doing="looking up the topic")
         return future.result()

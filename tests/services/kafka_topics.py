@@ -23,6 +23,8 @@ TIMEOUT_S = 20.0
 def records(service: KafkaService, topic: str, *, is_committed: bool = True) -> list[Message]:
     """Return all records of *topic*; without *is_committed*, those of open and failed transactions
     too, which a consumer does not see.
+    """Return all records of *topic*.
+    Without *is_committed*, those of open and failed transactions too, which no consumer sees.
     """
     return list(_read(service, topic, "read_committed" if is_committed else "read_uncommitted"))
 
@@ -75,7 +77,8 @@ def names(service: KafkaService) -> set[str]:
 def make(service: KafkaService, topic: str, *, partitions: int = 1, **config: object) -> None:
     """Make *topic*; settings have underscores for dots."""
     settings = {name.replace("_", "."): str(value) for name, value in config.items()}
-    made = service.admin().create_topics([NewTopic(topic, partitions, 1, config=settings)])
+    admin = service.admin()
+    made = admin.create_topics([NewTopic(topic, partitions, 1, config=settings)])
     made[topic].result(TIMEOUT_S)
 
 
@@ -83,7 +86,8 @@ def configure(service: KafkaService, topic: str, name: str, value: object) -> No
     """Change one setting of *topic*."""
     entry = ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
-    for changed in service.admin().incremental_alter_configs([resource]).values():
+    admin = service.admin()
+    for changed in admin.incremental_alter_configs([resource]).values():
         changed.result(TIMEOUT_S)
 
 
@@ -100,5 +104,6 @@ def allow(
         operation,
         AclPermissionType.ALLOW,
     )
-    for made in service.admin().create_acls([binding]).values():
+    admin = service.admin()
+    for made in admin.create_acls([binding]).values():
         made.result(TIMEOUT_S)

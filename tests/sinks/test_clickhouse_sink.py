@@ -1,6 +1,7 @@
 """Events arrive in ClickHouse whole, once, and in columns of the right type."""
 
 import logging
+from uuid import UUID
 
 import orjson
 import pytest
@@ -233,18 +234,22 @@ class TestOnce:
         assert chdb.query(query) == "150000\t0\n"
 
     async def test_a_profile_with_other_defaults_changes_nothing(self, chdb):
-        """Each insert brings its own settings: no bad row is dropped, none waits in a queue."""
+        """Each insert brings its own settings: no row that can't be read is dropped silently."""
         table = new_table()
-        async with opened(chdb, table) as sink:
-            chdb.query(f"ALTER TABLE {table} ADD CONSTRAINT no CHECK event_id != 'no'")
-            chdb.query("SET input_format_allow_errors_num = 10")
-            try:
-                batch = batch_of(events(2))
+        chdb.query(
+            f"CREATE TABLE {table} (event_id UUID, received_at DateTime, event String) "
+            "ENGINE MergeTree PARTITION BY toYYYYMM(received_at) ORDER BY received_at "
+            "SETTINGS non_replicated_deduplication_window = 100"
+        )
+        batch = batch_of(events(10), months=5)
+        for number in range(9):
+            batch.facts[number] = batch.facts[number]._replace(event_id=str(UUID(int=number)))
+        async with opened(chdb, table, user="lax") as sink:
+            with pytest.raises(SinkRejected, match="CANNOT_PARSE_UUID") as caught:
                 await sink.send(batch, {})
-            finally:
-                chdb.query("SET input_format_allow_errors_num = DEFAULT")
 
-        assert chdb.count(table) == 2
+        assert caught.value.indexes == (9,)
+        assert chdb.count(table) == 0
 
 
 def chdb_half(batch):

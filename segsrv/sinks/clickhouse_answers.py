@@ -14,10 +14,14 @@ TEXT_CHARS_MAX = 400
 _CODE = re.compile(r"Code: (\d+)")
 _ROW = re.compile(r"\bat row (\d+)\b")
 _HEAD = re.compile(r"^(Code: \d+[.,]? ?(e\.displayText\(\) = )?(DB::Exception: )?)+")
-_OF_CLIENTS = re.compile(
-    r"\(while read| before: |Column values:|: ?While executing|Expression:|\n|, Stack|\(version "
+_TAIL = re.compile(r"Expression:|\n|, Stack|, e\.what|\(version ")
+"""Behind it nothing helps, or events are quoted."""
+_NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)")
+_PLACES = (
+    re.compile(r"while read(?:ing)? the value of key [^)\n]+"),
+    re.compile(r"while executing 'FUNCTION .{1,200}", re.IGNORECASE),
+    re.compile(r"while pushing to view [^\s(]+"),
 )
-"""Behind it the text quotes events, or says nothing that helps."""
 _IN_A_VIEW = "while pushing to view"
 
 _WHO = {192, 193, 194, 516}
@@ -30,6 +34,8 @@ _REFUSED = {
     *(376, 395, 407, 441, 457, 467, 469, 601, 675, 676, 691, 692),
 }
 """A value can't be read or converted, or a constraint of the table is violated."""
+_QUOTING = _REFUSED - {469}
+"""Their texts quote the value, which is nothing for a log."""
 
 
 class MissingTable(SinkMisconfigured):
@@ -46,7 +52,8 @@ def error_of(status: int, code: int, body: str, *, may_reject: bool = False) -> 
         code = int(found[1])
     if not code:
         return _of_a_proxy(status)
-    text = f"{_first_words(body)} (code {code})"
+    words = _place(body) if code in _QUOTING else _first_words(body)
+    text = f"{words} (code {code})"
     if code in _WHO:
         return SinkMisconfigured(f"wrong user or password: code {code}")
     if code in _RIGHTS:
@@ -83,8 +90,14 @@ def _of_a_proxy(status: int) -> SegsrvError:
 
 
 def _first_words(body: str) -> str:
-    """Return what went wrong, without the values of events that servers quote."""
     text = _HEAD.sub("", body.strip())
-    if end := _OF_CLIENTS.search(text):
+    if end := _TAIL.search(text):
         text = text[: end.start()]
     return text.strip().rstrip(":.,")[:TEXT_CHARS_MAX] or "no reason given"
+
+
+def _place(body: str) -> str:
+    """Return what failed and where, without the value that did."""
+    name = _NAME.findall(body)
+    places = [found[0] for place in _PLACES if (found := place.search(body))]
+    return " ".join([name[-1] if name else "a value can't be read", *places])[:TEXT_CHARS_MAX]

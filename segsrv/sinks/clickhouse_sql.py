@@ -124,7 +124,8 @@ def _typed(column: Column) -> str:
             kind = "Nullable(String)"
         case "timestamp":
             text = f"JSONExtractString({raw})"
-            parsed = f"parseDateTime64BestEffortOrNull({text}, 3, 'UTC')"
+            # It knows no small t and z.
+            parsed = f"parseDateTime64BestEffortOrNull(upper({text}), 3, 'UTC')"
             is_time = f"startsWith({raw}, '\"') AND match({text}, {_DATE})"
             value, kind = f"if({is_time}, {parsed}, NULL)", "Nullable(DateTime64(3, 'UTC'))"
         case "float":

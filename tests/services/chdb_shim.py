@@ -9,7 +9,7 @@ body, settings as parameters, users, compressed bodies, the header with the erro
 two statements with one id don't run at once. Statements run one after the other.
 
 User `writer` with the password `right` may do everything, as `default` without one may; `reader`
-with `right` may only read.
+with `right` may only read, and `lax` has a profile that drops what it can't read.
 """
 
 import gzip
@@ -22,8 +22,9 @@ from urllib.parse import parse_qsl, urlsplit
 from backports import zstd
 from chdb import session
 
-PASSWORDS = {"default": "", "writer": "right", "reader": "right"}
-STATUS = {60: 404, 81: 404, 16: 400, 115: 404, 497: 403, 516: 403, 164: 500}
+PASSWORDS = {"default": "", "writer": "right", "reader": "right", "lax": "right"}
+PROFILES = {"lax": {"input_format_allow_errors_num": "9", "max_insert_block_size": "1"}}
+STATUS = {60: 404, 81: 404, 16: 400, 115: 404, 497: 403, 516: 403}
 NOT_SETTINGS = {"query", "database", "user", "password", "query_id", "wait_end_of_query"}
 CODE = re.compile(r"Code: (\d+)")
 
@@ -80,8 +81,10 @@ class Handler(BaseHTTPRequestHandler):
                 body = gzip.decompress(body)
         statement = "\n".join(filter(None, [parameters.get("query", ""), body.decode()]))
         settings = {k: v for k, v in parameters.items() if k not in NOT_SETTINGS}
-        if user == "reader":
-            settings["readonly"] = "2"
+        for name, value in PROFILES.get(user, {}).items():
+            settings.setdefault(name, value)
+        if user == "reader" and not statement.startswith(("SELECT ", "DESCRIBE ")):
+            raise Refused(497, f"{user}: Not enough privileges. To execute this query, it is ...")
         query_id = parameters.get("query_id", "")
         with running_lock:
             if query_id and query_id in running:
@@ -107,8 +110,7 @@ def run(statement: str, settings: dict[str, str]) -> bytes:
             taken.append(name)
         return engine.query(statement, "TabSeparated").bytes() or b""
     finally:
-        for name in reversed(taken):
-            # The last one to go may be the one that forbids changes.
+        for name in taken:
             engine.query(f"SET {name} = DEFAULT")
 
 

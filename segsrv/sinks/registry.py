@@ -34,6 +34,7 @@ _BUILT_IN = {
     "https": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
     "kafka": ("segsrv.sinks.kafka_kind", "KAFKA"),
     "s3": ("segsrv.sinks.s3_kind", "S3"),
+    "postgresql": ("segsrv.sinks.postgresql_kind", "POSTGRESQL"),
     "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
 }
 _EXTRAS = {"kafka": "kafka", "postgresql": "postgresql", "s3": "s3"}

@@ -2,7 +2,7 @@
 
 A batch is stored once however often it is sent: its keys follow from its id, and objects are only
 ever created (`If-None-Match: *`), so the answer 412 means that an earlier try has stored this one.
-Keys that were seen to be stored are not sent again while the same batch is tried.
+While one batch is tried again, only objects are sent that were not seen to be stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from obstore.store import S3Store
 from segsrv.errors import SinkMisconfigured, SinkRejected
 from segsrv.sinks.base import Batch, Placement
 from segsrv.sinks.s3_errors import answer_of, explained
-from segsrv.sinks.s3_objects import FORMS, Compression, key_of, packed, pieces_of
+from segsrv.sinks.s3_objects import Form, NotPacked, Object, objects_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,8 @@ class S3Stats:
 class S3Sink:
     """Puts objects under `prefix`, which is empty or ends with a slash.
 
-    Compression is in a thread of its own, where one batch is at a time. Memory holds a batch, its
-    compressed form, and where it spans more than one hour, a copy of it.
+    Objects are made in a thread of the sink's own, one batch at a time. Memory holds a batch and
+    its objects until all of them are stored, and where it spans more than one hour, a copy of it.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class S3Sink:
         *,
         endpoint: Endpoint,
         credentials: Credentials | None,
-        compression: Compression,
+        form: Form,
         is_create_only: bool,
         timeout_s: float,
     ) -> None:
@@ -96,12 +96,13 @@ class S3Sink:
         self._prefix = prefix
         self._endpoint = endpoint
         self._credentials = credentials
-        self._compression: Compression = compression
+        self._form = form
         self._mode: Any = "create" if is_create_only else "overwrite"
         self._timeout_s = timeout_s
         self._store: S3Store | None = None
         self._batch_id = ""
-        self._stored: set[str] = set()
+        self._left: list[Object] = []
+        self._is_untouched = True
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-s3")
 
     async def check(self) -> None:
@@ -153,28 +154,29 @@ class S3Sink:
 
     async def send(self, batch: Batch, _placement: Placement) -> None:
         if batch.id != self._batch_id:
-            self._batch_id, self._stored = batch.id, set()
-        form = FORMS[self._compression]
-        for piece in await self._run(partial(pieces_of, batch)):
-            key = key_of(self._prefix, batch.id, piece.received_ms, form.suffix)
-            if key in self._stored:
-                continue
-            body = await self._run(partial(packed, piece, self._compression))
             try:
-                await self._put(key, body, mode=self._mode, content_type=form.content_type)
+                objects = await self._run(partial(objects_of, batch, self._prefix, self._form))
+            except NotPacked as error:
+                raise SinkRejected(f"{self.describe()}: {error}") from error
+            self._batch_id, self._left, self._is_untouched = batch.id, objects, True
+        while self._left:
+            key, content = self._left[0]
+            try:
+                await self._put(key, content, mode=self._mode, content_type=self._form.content_type)
             except AlreadyExistsError as error:
                 # obstore says the same of 409, after which the object may not be there.
                 if answer_of(error).status != 412:
                     raise self._explained(error) from None
                 self.stats.found_objects += 1
             except TROUBLE as error:
-                if answer_of(error).is_too_large and not self._stored:
-                    raise self._too_large(len(body)) from None
+                if answer_of(error).is_too_large and self._is_untouched:
+                    raise self._too_large(len(content)) from None
                 raise self._explained(error) from None
             else:
                 self.stats.objects += 1
-                self.stats.object_bytes += len(body)
-            self._stored.add(key)
+                self.stats.object_bytes += len(content)
+            self._is_untouched = False
+            del self._left[0]
 
     async def close(self) -> None:
         self._store = None

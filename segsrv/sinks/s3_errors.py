@@ -36,7 +36,6 @@ _PASSING = {"RequestTimeout", "IncompleteBody", "BadDigest", "SlowDown", "Operat
 _TROUBLE = {
     "dns error": "its name can't be resolved",
     "Connection refused": "the connection was refused",
-    "invalid peer certificate": "its certificate is not trusted",
     "TimedOut": "no answer in time",
     "kind: Timeout": "no answer in time",
     "kind: Connect": "can't connect",
@@ -111,6 +110,8 @@ def explained(error: Exception, where: str, bucket: str) -> SegsrvError:
         )
     if "redirect without LOCATION" in text or 300 <= status < 400:
         return SinkMisconfigured(f"{where}: {_WRONG_KEY['PermanentRedirect']}{named}")
+    if "InvalidCertificate" in text:
+        return SinkMisconfigured(f"{where}: its certificate is not trusted; see ca_file")
     said = f": {answer.message}" if answer.message else ""
     if 400 <= status < 500 and status not in (408, 409, 425, 429) and code not in _PASSING:
         return SinkMisconfigured(f"{where}: the endpoint refuses it{named}{said}")

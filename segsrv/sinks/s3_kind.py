@@ -12,7 +12,7 @@ from segsrv.errors import SettingsError
 from segsrv.settings.fields import option
 from segsrv.sinks.kind import Kind, SinkSpec
 from segsrv.sinks.s3 import Credentials, Endpoint, S3Sink
-from segsrv.sinks.s3_objects import Compression
+from segsrv.sinks.s3_objects import Compression, form_of
 
 PREFIX_CHARS_MAX = 500
 """A key has up to 1,024 bytes, and segsrv's own part of it about 170."""
@@ -64,7 +64,7 @@ def _make(spec: SinkSpec) -> S3Sink:
             connect_timeout_s=options.connect_timeout_s,
         ),
         credentials=_credentials(spec),
-        compression=options.compression,
+        form=form_of(options.compression),
         is_create_only=options.create_only,
         timeout_s=spec.config.send_timeout_s,
     )

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple
 
+from segsrv.journal.facts import Facts
 from segsrv.sinks.base import Batch, Lines
 
 if sys.version_info >= (3, 14):
@@ -26,82 +27,75 @@ Compression = Literal["zstd", "gzip", "none"]
 HOUR_MS = 3_600_000
 ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
-NDJSON_TYPE = "application/x-ndjson"
 
 
-class Piece(NamedTuple):
-    """The events of one object; `received_ms` is the first time at which one was received."""
-
-    received_ms: int
-    events: int
-    parts: Sequence[Lines]
-
-    @property
-    def size(self) -> int:
-        """Bytes before compression."""
-        return sum(map(len, self.parts))
+class NotPacked(Exception):
+    """These events can't be in such an object, now or later."""
 
 
 class Form(NamedTuple):
-    """How an object's content looks from outside."""
+    """How objects look from outside, and what makes one of lines and their facts.
+
+    `packed` blocks its thread, and raises NotPacked for what it will never take.
+    """
 
     suffix: str
     content_type: str
+    packed: Callable[[Sequence[Lines], Sequence[Facts]], bytes]
 
 
-FORMS: dict[Compression, Form] = {
-    "zstd": Form(".ndjson.zst", "application/zstd"),
-    "gzip": Form(".ndjson.gz", "application/gzip"),
-    "none": Form(".ndjson", NDJSON_TYPE),
-}
+class Object(NamedTuple):
+    key: str
+    content: bytes
 
 
-def pieces_of(batch: Batch) -> list[Piece]:
-    """Return what becomes an object each, the largest first.
+def form_of(compression: Compression) -> Form:
+    """Return the form of NDJSON objects."""
+    match compression:
+        case "zstd":
+            return Form(".ndjson.zst", "application/zstd", _zstd)
+        case "gzip":
+            return Form(".ndjson.gz", "application/gzip", _gzip)
+        case "none":
+            return Form(".ndjson", "application/x-ndjson", lambda parts, _facts: b"".join(parts))
+
+
+def objects_of(batch: Batch, prefix: str, form: Form) -> list[Object]:
+    """Return the objects of *batch*, the largest first; *prefix* is empty or ends with a slash.
 
     An endpoint that takes no object as large as the first one has then taken none of the batch, and
     can refuse it. Events of which it is not known when they were received are of the hour 0, 1970.
     """
-    times = [facts.received_ms for facts in batch.facts]
-    first = min(times)
-    if first // HOUR_MS == max(times) // HOUR_MS:
-        return [Piece(first, batch.events, batch.parts)]
+    facts = batch.facts
+    first = min(fact.received_ms for fact in facts)
+    if first // HOUR_MS == max(fact.received_ms for fact in facts) // HOUR_MS:
+        key = _key(prefix, batch.id, first, form.suffix)
+        return [Object(key, form.packed(batch.parts, facts))]
     by_hour: dict[int, list[int]] = {}
-    for number, received_ms in enumerate(times):
-        by_hour.setdefault(received_ms // HOUR_MS, []).append(number)
+    for number, fact in enumerate(facts):
+        by_hour.setdefault(fact.received_ms // HOUR_MS, []).append(number)
     lines = batch.lines()
-    pieces = [
-        Piece(
-            min(times[number] for number in numbers),
-            len(numbers),
-            [lines[number] for number in numbers],
-        )
-        for numbers in by_hour.values()
-    ]
-    return sorted(pieces, key=lambda piece: (-piece.size, piece.received_ms))
+    objects = []
+    for numbers in by_hour.values():
+        own = [facts[number] for number in numbers]
+        key = _key(prefix, batch.id, min(fact.received_ms for fact in own), form.suffix)
+        objects.append(Object(key, form.packed([lines[number] for number in numbers], own)))
+    return sorted(objects, key=lambda made: (-len(made.content), made.key))
 
 
-def key_of(prefix: str, batch_id: str, received_ms: int, suffix: str) -> str:
-    """Return the key of a batch's object; *prefix* is empty or ends with a slash."""
+def _key(prefix: str, batch_id: str, received_ms: int, suffix: str) -> str:
     seconds, ms = divmod(received_ms, 1_000)
     at = datetime.fromtimestamp(seconds, UTC)
     return f"{prefix}{at:dt=%Y-%m-%d/hour=%H/%Y%m%dT%H%M%S}{ms:03d}Z-{batch_id}{suffix}"
 
 
-def packed(piece: Piece, compression: Compression) -> bytes:
-    """Return the content of the object of *piece*."""
-    match compression:
-        case "zstd":
-            compressor = zstd.ZstdCompressor(level=ZSTD_LEVEL)
-            # Readers that want to know how much memory to take find it in the frame's head.
-            compressor.set_pledged_input_size(piece.size)
-            return _joined([*map(compressor.compress, piece.parts), compressor.flush()])
-        case "gzip":
-            stream = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-            return _joined([*map(stream.compress, piece.parts), stream.flush()])
-        case "none":
-            return _joined(piece.parts)
+def _zstd(parts: Sequence[Lines], _facts: Sequence[Facts]) -> bytes:
+    compressor = zstd.ZstdCompressor(level=ZSTD_LEVEL)
+    # Readers that want to know how much memory to take find it in the frame's head.
+    compressor.set_pledged_input_size(sum(map(len, parts)))
+    return b"".join([*map(compressor.compress, parts), compressor.flush()])
 
 
-def _joined(pieces: Iterable[Lines]) -> bytes:
-    return b"".join(pieces)
+def _gzip(parts: Sequence[Lines], _facts: Sequence[Facts]) -> bytes:
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    return b"".join([*map(compressor.compress, parts), compressor.flush()])

@@ -338,7 +338,8 @@ class TestServer:
         """Requests go on, the other sink gets its events, and the log says why the one does not."""
         url = f"s3://segsrv:hunter2@{BUCKET}/{s3_prefix}?endpoint={s3_service.endpoint}"
         event_id = new_id()
-        with ServerProcess(tmp_path / "data", "--sink", url, "--sink", "file:") as process:
+        flags = ("--sink", url, "--sink", "file:", "--shutdown-grace-s=0.1")
+        with ServerProcess(tmp_path / "data", *flags) as process:
             site = Site(process)
             assert site.post({"event_id": event_id, "type": "track"}).status == 200
             site.stored(event_id)

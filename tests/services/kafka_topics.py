@@ -21,9 +21,8 @@ TIMEOUT_S = 20.0
 
 
 def records(service: KafkaService, topic: str, *, is_committed: bool = True) -> list[Message]:
-    """Return all records of *topic*; without *is_committed*, those of open and failed transactions
-    too, which a consumer does not see.
     """Return all records of *topic*.
+
     Without *is_committed*, those of open and failed transactions too, which no consumer sees.
     """
     return list(_read(service, topic, "read_committed" if is_committed else "read_uncommitted"))

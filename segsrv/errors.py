@@ -108,9 +108,16 @@ class DataDirUnusable(SegsrvError):
 
 
 class SinkUnavailable(SegsrvError):
-    """The sink can't take the batch now; it stays in the journal and is tried again."""
+    """The sink can't take the batch now; it stays in the journal and is tried again.
+
+    `retry_after_s` is for how long the sink asked to be left alone, 0 if it said nothing.
+    """
 
     code = "sink_unavailable"
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class SinkMisconfigured(SegsrvError):

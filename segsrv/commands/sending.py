@@ -15,6 +15,8 @@ from segsrv.sinks.base import Batch, Placement, Sink
 
 TRIES = 6
 RETRY_S_MIN = 0.2
+RETRY_AFTER_S_MAX = 60.0
+"""So long a sink is left alone that asks for it, while somebody waits for the command."""
 RUN_BYTES = 6
 
 T = TypeVar("T")
@@ -96,14 +98,19 @@ class Sender:
         """Return what *attempt* does, made again with the same arguments while it may help."""
         delay_s = RETRY_S_MIN
         for number in range(1, TRIES + 1):
+            asked_s = 0.0
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await attempt()
             except TimeoutError:
                 reason = f"no answer within {self._timeout_s:g} s"
-            except (SinkUnavailable, OSError) as error:
+            except SinkUnavailable as error:
+                reason = str(error)
+                asked_s = min(error.retry_after_s, RETRY_AFTER_S_MAX)
+            except OSError as error:
                 reason = str(error)
             if number < TRIES:
-                await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
+                own_s = delay_s * random.uniform(0.5, 1.0)  # noqa: S311
+                await asyncio.sleep(max(own_s, asked_s))
                 delay_s *= 2
         raise SinkUnavailable(f"sink {self.name}: {reason}")

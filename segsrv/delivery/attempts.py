@@ -41,6 +41,8 @@ class Attempts:
     ) -> T:
         """Return what *attempt* does when it works, for ever: with capped, growing waits.
 
+        A sink that said how long to leave it alone is left alone for that, within the same cap.
+
         Raises:
             SinkRejected: *attempt* did and *may_reject*; trying again can't help.
 
@@ -48,6 +50,7 @@ class Attempts:
         delay_s = RETRY_S_MIN
         limit_s = self._timeout_s
         while True:
+            asked_s = 0.0
             try:
                 async with asyncio.timeout(limit_s):
                     result = await attempt()
@@ -63,7 +66,10 @@ class Attempts:
                 self._failed("misconfigured", str(error))
                 self.is_closed = isinstance(error, SinkClosed)
                 delay_s = max(delay_s, min(MISCONFIGURED_RETRY_S, self._retry_s_max))
-            except (SinkUnavailable, Unavailable, OSError) as error:
+            except SinkUnavailable as error:
+                self._failed("retrying", str(error))
+                asked_s = min(error.retry_after_s, self._retry_s_max)
+            except (Unavailable, OSError) as error:
                 self._failed("retrying", str(error))
             except Exception as error:
                 # A driver's surprise must not end delivery: the batch is in the journal.
@@ -73,7 +79,8 @@ class Attempts:
             else:
                 self._works()
                 return result
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311
+            own_s = delay_s * random.uniform(0.5, 1.0)  # noqa: S311
+            await asyncio.sleep(max(own_s, asked_s))
             delay_s = min(delay_s * 2, self._retry_s_max)
 
     def _works(self) -> None:

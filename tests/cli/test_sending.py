@@ -108,6 +108,19 @@ class TestFailures:
             await sender(sink).send(events(1), [].extend)
         assert len(sink.ids) == sending.TRIES
 
+    async def test_a_sink_that_asks_for_time_gets_it(self, monkeypatch):
+        """A command waits as long as it is told, but not for hours."""
+        waits = []
+
+        async def note(delay_s):
+            waits.append(delay_s)
+
+        monkeypatch.setattr(asyncio, "sleep", note)
+        asked = [SinkUnavailable("busy", retry_after_s=asked_s) for asked_s in (5, 0, 9_999)]
+        await sender(Memory(failures=asked)).send(events(1), [].extend)
+
+        assert waits == [5, 0, sending.RETRY_AFTER_S_MAX]
+
     async def test_what_was_taken_before_is_known(self):
         """It need not be sent again when the rest is."""
         sink = Memory(refused=lines(0))

@@ -382,6 +382,31 @@ class TestRetry:
         assert delays == [1, 2, 4, 8, 10, 10]
         assert set(waits) == {(0.5, 1.0)}
 
+    async def test_a_sink_that_asks_for_time_gets_it(self, tmp_path, log, monkeypatch):
+        """It is left alone for as long as it asked, within the limit, and never for less."""
+        monkeypatch.setattr(attempts, "RETRY_S_MIN", 1.0)
+        monkeypatch.setattr(random, "uniform", lambda _low, high: high)
+        delays: list[float] = []
+        sleep = asyncio.sleep
+
+        async def note(delay_s: float) -> None:
+            delays.append(delay_s)
+            await sleep(0)
+
+        sink = MemorySink()
+        is_sent = asyncio.Event()
+        sink.send_faults.extend(
+            SinkUnavailable("busy", retry_after_s=asked_s) for asked_s in (7, 0, 1_000, 3)
+        )
+        append(log, 1)
+        monkeypatch.setattr(asyncio, "sleep", note)
+        async with shipping(tmp_path, log, sink, retry_s_max=10.0) as shipper:
+            shipper.on_advance = is_sent.set
+            async with asyncio.timeout(DEADLINE_S):
+                await is_sent.wait()
+
+        assert delays == [7, 2, 10, 8]
+
     async def test_how_long_events_wait_for_a_sink_that_never_opened(self, tmp_path, log):
         """That is known though no batch was read, also of events that come while it is down."""
         sink = MemorySink()

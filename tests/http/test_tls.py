@@ -5,31 +5,12 @@ import json
 import shutil
 import socket
 import ssl
-import subprocess
 import time
 
 import pytest
 
-from tests.needs import skip_or_fail
+from tests.certificates import make_certificate
 from tests.site import FLAT, KEY, basic, new_id
-
-
-def make_certificate(folder, name):
-    """Make a self-signed certificate for 127.0.0.1, as an operator would."""
-    if shutil.which("openssl") is None:
-        skip_or_fail("this needs the openssl command")
-    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "2", "-subj", f"/CN={name}"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert),
-        ],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    return cert, key
 
 
 def served_certificate(site, trusted):

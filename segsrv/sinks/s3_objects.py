@@ -1,0 +1,101 @@
+"""The objects that a batch becomes: one for each hour in which its events were received.
+
+    dt=2026-11-25/hour=09/20261125T091502123Z-<batch id>.ndjson.zst
+
+A key follows from the batch's id and its events alone. So when the batch comes again, it asks for
+the same keys, and an object that is there already is known to hold these events.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple
+
+from segsrv.journal.facts import Facts
+from segsrv.sinks.base import Batch, Lines
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Compression = Literal["zstd", "gzip", "none"]
+
+HOUR_MS = 3_600_000
+ZSTD_LEVEL = 3
+GZIP_LEVEL = 6
+
+
+class NotPacked(Exception):
+    """These events can't be in such an object, now or later."""
+
+
+class Form(NamedTuple):
+    """How objects look from outside, and what makes one of lines and their facts.
+
+    `packed` blocks its thread, and raises NotPacked for what it will never take.
+    """
+
+    suffix: str
+    content_type: str
+    packed: Callable[[Sequence[Lines], Sequence[Facts]], bytes]
+
+
+class Object(NamedTuple):
+    key: str
+    content: bytes
+
+
+def form_of(compression: Compression) -> Form:
+    """Return the form of NDJSON objects."""
+    match compression:
+        case "zstd":
+            return Form(".ndjson.zst", "application/zstd", _zstd)
+        case "gzip":
+            return Form(".ndjson.gz", "application/gzip", _gzip)
+        case "none":
+            return Form(".ndjson", "application/x-ndjson", lambda parts, _facts: b"".join(parts))
+
+
+def objects_of(batch: Batch, prefix: str, form: Form) -> list[Object]:
+    """Return the objects of *batch*, the largest first; *prefix* is empty or ends with a slash.
+
+    An endpoint that takes no object as large as the first one has then taken none of the batch, and
+    can refuse it. Events of which it is not known when they were received are of the hour 0, 1970.
+    """
+    facts = batch.facts
+    first = min(fact.received_ms for fact in facts)
+    if first // HOUR_MS == max(fact.received_ms for fact in facts) // HOUR_MS:
+        key = _key(prefix, batch.id, first, form.suffix)
+        return [Object(key, form.packed(batch.parts, facts))]
+    by_hour: dict[int, list[int]] = {}
+    for number, fact in enumerate(facts):
+        by_hour.setdefault(fact.received_ms // HOUR_MS, []).append(number)
+    lines = batch.lines()
+    objects = []
+    for numbers in by_hour.values():
+        own = [facts[number] for number in numbers]
+        key = _key(prefix, batch.id, min(fact.received_ms for fact in own), form.suffix)
+        objects.append(Object(key, form.packed([lines[number] for number in numbers], own)))
+    return sorted(objects, key=lambda made: (-len(made.content), made.key))
+
+
+def _key(prefix: str, batch_id: str, received_ms: int, suffix: str) -> str:
+    seconds, ms = divmod(received_ms, 1_000)
+    at = datetime.fromtimestamp(seconds, UTC)
+    return f"{prefix}{at:dt=%Y-%m-%d/hour=%H/%Y%m%dT%H%M%S}{ms:03d}Z-{batch_id}{suffix}"
+
+
+def _zstd(parts: Sequence[Lines], _facts: Sequence[Facts]) -> bytes:
+    compressor = zstd.ZstdCompressor(level=ZSTD_LEVEL)
+    # Readers that want to know how much memory to take find it in the frame's head.
+    compressor.set_pledged_input_size(sum(map(len, parts)))
+    return b"".join([*map(compressor.compress, parts), compressor.flush()])
+
+
+def _gzip(parts: Sequence[Lines], _facts: Sequence[Facts]) -> bytes:
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    return b"".join([*map(compressor.compress, parts), compressor.flush()])

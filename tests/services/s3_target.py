@@ -1,0 +1,60 @@
+"""The S3 sink as a target of the fault tests, on SeaweedFS."""
+
+from pathlib import Path
+
+import orjson
+from backports import zstd
+
+from tests.services.s3_service import BUCKET, SeaweedFs, secret_of
+from tests.services.target import Target
+from tests.site import id_of
+
+PREFIX = "faults"
+
+
+class S3Target(Target):
+    kind = "s3"
+    is_exactly_once = True
+    disk_bytes = 48 << 20
+    why_none_refused = "A bucket takes every object, and does not look into it."
+    service: SeaweedFs
+
+    def __init__(self, folder: Path, *, data_dir: Path | None = None) -> None:
+        self.service = SeaweedFs(folder, data_dir=data_dir)
+
+    @classmethod
+    def installed(cls) -> str | None:
+        return SeaweedFs.installed()
+
+    def table(self, port: int) -> str:
+        return f"""
+[[sinks]]
+name = "s3"
+url = "s3://{BUCKET}/{PREFIX}"
+send_timeout_s = 2.0
+retry_s_max = 0.5
+batch_interval_s = 0.2
+batch_events_max = 2000
+options.endpoint = "http://127.0.0.1:{port}"
+options.connect_timeout_s = 1.0
+secrets.access_key_id = {{ env = "S3_TEST_KEY" }}
+secrets.secret_access_key = {{ env = "S3_TEST_SECRET" }}
+"""
+
+    def environ(self) -> dict[str, str]:
+        return {"S3_TEST_KEY": "segsrv", "S3_TEST_SECRET": secret_of("segsrv")}
+
+    def ids(self) -> list[str]:
+        return [id_of(event) for event in events_of(self.service.objects(f"{PREFIX}/dt="))]
+
+    def refused_event(self, _event_id: str) -> None:
+        return None
+
+
+def events_of(objects: dict[str, bytes]) -> list[dict]:
+    """Return the events in compressed NDJSON objects, in the order of their keys."""
+    return [
+        orjson.loads(line)
+        for _key, content in sorted(objects.items())
+        for line in zstd.decompress(content).splitlines()
+    ]

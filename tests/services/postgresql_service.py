@@ -25,8 +25,8 @@ SETTINGS = """\
 listen_addresses = '127.0.0.1'
 max_connections = 20
 shared_buffers = 16MB
-min_wal_size = 32MB
-max_wal_size = 64MB
+min_wal_size = 2MB
+max_wal_size = 16MB
 """
 
 

@@ -77,7 +77,7 @@ class PostgresqlService(Service):
         tls = ("-c", "ssl=on", "-c", f"ssl_cert_file={self.cluster}/server.crt")
         tls += ("-c", f"ssl_key_file={self.cluster}/server.key")
         base = [_program("postgres"), "-D", str(self.cluster), "-p", str(self.port)]
-        return _as_user(*base, "-c", sockets, *tls)
+        return as_user(*base, "-c", sockets, *tls)
 
     def is_ready(self):
         status = subprocess.run(
@@ -141,13 +141,13 @@ class PostgresqlService(Service):
 
     def _run(self, *command: str) -> None:
         ended = subprocess.run(
-            _as_user(*command), cwd="/", capture_output=True, text=True, check=False
+            as_user(*command), cwd="/", capture_output=True, text=True, check=False
         )
         if ended.returncode:
             raise RuntimeError(ended.stderr or ended.stdout)
 
 
-def _as_user(*command: str) -> list[str]:
+def as_user(*command: str) -> list[str]:
     """Return *command* for the server's user: it refuses to be root's.
 
     It may enter folders of root's alone, as those of tests are.

@@ -386,6 +386,20 @@ class TestCheck:
 
         assert database.sql("SELECT count(*) FROM events", user="admin") == "1"
 
+    async def test_an_index_that_is_missing_is_a_warning(self, tmp_path, database):
+        """Somebody may have dropped it on purpose, and making one could take hours."""
+        await store(database.url, [event()])
+        database.sql("DROP INDEX events_event_id_idx")
+        await store(database.url, [event()], batch_id="batch-2")
+        ended = self.check(tmp_path, database.url)
+
+        assert ended.returncode == 0
+        assert database.sql("SELECT count(*) FROM pg_indexes WHERE tablename = 'events'") == "1"
+        assert "warning: postgresql 127.0.0.1" in ended.stderr
+        assert "no index for queries by event_id; run: CREATE INDEX ON" in ended.stderr
+        database.sql(ended.stderr.partition("run: ")[2])
+        assert self.check(tmp_path, database.url).stderr == ""
+
     @pytest.mark.parametrize(
         ("url", "part"),
         [

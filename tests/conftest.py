@@ -20,6 +20,11 @@ def pytest_addoption(parser):
         action="store_true",
         help="write docs/sdks.md from what the tests of tests/sdk observe",
     )
+    parser.addoption(
+        "--write-fault-matrix",
+        action="store_true",
+        help="write docs/faults.md from what tests/sinks/test_fault_matrix.py observes",
+    )
 
 
 @pytest.fixture(scope="session", params=["server", "mounted"])

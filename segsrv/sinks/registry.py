@@ -27,9 +27,13 @@ from segsrv.sinks.kind import Kind, SinkSpec
 GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
 _BUILT_IN = {
+    "clickhouse": ("segsrv.sinks.clickhouse_kind", "CLICKHOUSE"),
+    "clickhouses": ("segsrv.sinks.clickhouse_kind", "CLICKHOUSE"),
     "file": ("segsrv.sinks.file_kind", "FILE"),
     "http": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
     "https": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
+    "kafka": ("segsrv.sinks.kafka_kind", "KAFKA"),
+    "postgresql": ("segsrv.sinks.postgresql_kind", "POSTGRESQL"),
     "s3": ("segsrv.sinks.s3_kind", "S3"),
     "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
 }

@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.needs import skip_or_fail
@@ -14,10 +14,10 @@ END_TIMEOUT_S = 3
 
 
 @contextlib.contextmanager
-def hung(pid: int, call: str, log: Path) -> Iterator[None]:
+def hung(pid: int, call: str, log: Path, *, paths: Sequence[Path] = ()) -> Iterator[None]:
     """Let every *call* of process *pid* hang for the length of the block; then it goes on.
 
-    *log* is a file for what strace says.
+    With *paths* only calls for these files do. *log* is a file for what strace says.
     """
     if shutil.which("strace") is None:
         skip_or_fail("strace is not installed: run tests/faults/install_strace.sh")
@@ -26,6 +26,7 @@ def hung(pid: int, call: str, log: Path) -> Iterator[None]:
             [
                 *("strace", "-f", "-p", str(pid), "-e", f"trace={call}"),
                 *("-e", f"inject={call}:delay_enter={DELAY_US}"),
+                *(f"--trace-path={path}" for path in paths),
             ],
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,7 +1,9 @@
 """What a sink delivers to, as the tests of all sinks see it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from tests.services.base import Service
 
@@ -13,7 +15,7 @@ class Target:
     """
 
     kind: str
-    """The name of the sink and of its row in the fault matrix, such as `postgresql`."""
+    """The sink's name, in its table and in the fault matrix, such as `postgresql`."""
     is_exactly_once: bool
     """Whether no event may ever be there twice, whatever breaks."""
     disk_bytes: int | None = None
@@ -23,7 +25,13 @@ class Target:
     why_none_refused = ""
     """One sentence, where `refused_event` returns None."""
 
-    service: Service
+    why_not: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """For each fault that can't happen to this kind, by its name in the matrix, one sentence."""
+    commit_mark: ClassVar[bytes] = b""
+    """Bytes of the request that makes a batch count, if it is a small one behind the large one."""
+
+    service: Service | None
+    """None where there is no server, as for files."""
 
     def __init__(self, folder: Path, *, data_dir: Path | None = None) -> None:
         raise NotImplementedError
@@ -36,6 +44,7 @@ class Target:
     @property
     def proxied_port(self) -> int:
         """Where a proxy has to pass connections on to."""
+        assert self.service is not None, "a target without a service has no proxy"
         return self.service.port
 
     def behind(self, port: int) -> None:
@@ -47,7 +56,8 @@ class Target:
     def table(self, port: int) -> str:
         """Return a `[[sinks]]` table in TOML named after `kind`, for 127.0.0.1:*port*.
 
-        Its intervals and time-outs are small, so that a fault is over soon.
+        Its intervals and time-outs are small, so that a fault is over soon. It is asked again when
+        the server starts again, and says the same for the same port.
         """
         raise NotImplementedError
 

@@ -9,14 +9,14 @@ from segsrv.errors import SinkUnavailable
 from segsrv.sinks.base import Delivered
 from tests.services import kafka_topics
 from tests.services.kafka_service import KafkaService
+from tests.services.kafka_target import END_OF_TRANSACTION
 from tests.services.proxy import Proxy
 from tests.sinks.kafka_sinks import batch, make_sink, new_topic, opened, until_taken
 
 MODES = pytest.mark.parametrize("mode", ["idempotent", "transactional"])
 EVENTS = 1_000
-END_OF_TRANSACTION = b"\x00\x1a\x00\x01"
 OFFSETS_OF_TRANSACTION = b"\x00\x1c\x00\x03"
-"""How the requests begin that commit, and that write the record before: number and version."""
+"""How the request begins that writes the record, before the one that commits."""
 GIVE_UP_S = 1.0
 
 

@@ -17,7 +17,7 @@ from segsrv.errors import SegsrvError, SinkMisconfigured, SinkRejected
 from segsrv.sinks.base import Batch, Delivered
 from segsrv.sinks.kafka_client import Call, Client, KafkaStats
 from segsrv.sinks.kafka_lane import Lane
-from segsrv.sinks.kafka_records import Record, oversize, record_of, values_of
+from segsrv.sinks.kafka_records import Record, oversize, records_of, values_of
 from segsrv.sinks.kafka_topic import look_up
 
 REFUSED = (KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP)
@@ -38,10 +38,8 @@ class Flight:
         self.is_checked = False
 
     def records(self, client: Client) -> Iterator[Record]:
-        """Yield what is not on its way yet."""
-        facts, key_by = self.batch.facts, client.options.key
-        for number in self.todo[self.sent :]:
-            yield record_of(self.values[number], facts[number], key_by)
+        """Return what is not on its way yet."""
+        return records_of(self.values, self.batch.facts, client.options.key, self.todo[self.sent :])
 
     def again(self, values: Iterable[bytes]) -> None:
         """Have events sent again, nothing being on its way."""

@@ -138,6 +138,7 @@ class IdempotentWriter:
             lane.drain(call)
         except KafkaException as error:
             if lane.trouble.fatal is None:
+                self._start_over(flight, lane)
                 raise self._client.error(error.args[0]) from error
         if lane.trouble.fatal is not None or lane.failed:
             raise self._mend(flight, lane)
@@ -163,6 +164,12 @@ class IdempotentWriter:
     def _drop_lane(self) -> None:
         assert self._lane is not None, "there is one"
         self._lane.purge()
+        self._lane = None
+
+    def _start_over(self, flight: Flight, lane: Lane) -> None:
+        """Have what is not known to be stored sent by a new producer."""
+        lane.purge()
+        flight.again(value for value, _error in lane.failed)
         self._lane = None
 
     def _check_sizes(self, flight: Flight, call: Call) -> None:
@@ -198,13 +205,11 @@ class IdempotentWriter:
 
     def _mend(self, flight: Flight, lane: Lane) -> SegsrvError:
         """Return why *flight* is not stored, after preparing for the next try."""
-        if lane.trouble.fatal is not None:
-            lane.purge()
+        if (fatal := lane.trouble.fatal) is not None:
+            self._start_over(flight, lane)
+            return self._client.error(fatal)
         failed, lane.failed = lane.failed, []
         flight.again(value for value, _error in failed)
-        if (fatal := lane.trouble.fatal) is not None:
-            self._lane = None
-            return self._client.error(fatal)
         codes = {error.code() for _value, error in failed}
         if KafkaError.MSG_SIZE_TOO_LARGE in codes:
             limit = lane.topic.message_bytes_max

@@ -192,8 +192,6 @@ class TransactionalWriter:
             if found.error is not None:
                 raise self._client.error(found.error)
             return decoded(found.metadata), consumer.consumer_group_metadata()
-        except KafkaException as error:
-            raise self._client.error(error.args[0]) from error
         finally:
             consumer.close()
 

@@ -39,14 +39,15 @@ def look_up(client: Client, call: Call, *, may_create: bool) -> Topic:
     Raises:
         SinkUnavailable: Not now.
         SinkMisconfigured: It is missing, a right is, or the events can't go there.
+        KafkaException: What the client library or the broker said of it.
 
     """
     trouble = Trouble()
-    admin = AdminClient(client.config(trouble))
+    lookup = _Lookup(client, AdminClient(client.config(trouble)), trouble, call)
     try:
-        return _Lookup(client, admin, trouble, call).run(may_create=may_create)
-    except KafkaException as error:
-        raise client.error(error.args[0]) from error
+        return lookup.run(may_create=may_create)
+    finally:
+        lookup.close()
 
 
 class _Lookup:
@@ -55,6 +56,10 @@ class _Lookup:
         self._admin = admin
         self._trouble = trouble
         self._call = call
+
+    def close(self) -> None:
+        # A traceback may hold this object for long, and with it the library's threads.
+        del self._admin
 
     def run(self, *, may_create: bool) -> Topic:
         if not self._is_there():

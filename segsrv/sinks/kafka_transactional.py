@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from segsrv.sinks.base import Batch, Delivered
 from segsrv.sinks.kafka_client import POLL_S, Call, Client, KafkaStats, Trouble
 from segsrv.sinks.kafka_idempotent import REFUSED
 from segsrv.sinks.kafka_lane import Lane
-from segsrv.sinks.kafka_records import oversize, record_of, values_of
+from segsrv.sinks.kafka_records import oversize, records_of, values_of
 from segsrv.sinks.kafka_topic import look_up
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 METADATA_BYTES_MAX = 4_096
 """The broker's own default for `offset.metadata.max.bytes`."""
 INIT_S = 0.5
+_COORDINATOR_MOVES = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 TIMEOUT_SPARE_S = 5.0
 TIMEOUT_S_MAX = 900.0
 """The broker's own default for `transaction.max.timeout.ms`."""
@@ -72,8 +78,12 @@ class TransactionalWriter:
             },
         )
         self._stats.producers += 1
-        self._begin_with(lane, call)
-        self._last, self._group = self._read_back(call)
+        try:
+            self._begin_with(lane, call)
+            self._last, self._group = self._read_back(call)
+        except BaseException:
+            lane.end()
+            raise
         self._lane = lane
 
     def delivered(self) -> Delivered:
@@ -85,7 +95,7 @@ class TransactionalWriter:
 
     def close(self) -> None:
         if self._lane is not None:
-            self._lane.purge()
+            self._lane.end()
             self._lane = None
 
     def store(self, batch: Batch, call: Call) -> None:
@@ -112,12 +122,9 @@ class TransactionalWriter:
         self._stats.transactions += 1
 
     def _transact(self, lane: Lane, batch: Batch, last: Delivered, call: Call) -> None:
-        producer, key_by = lane.producer, self._client.options.key
+        producer, values = lane.producer, values_of(batch)
         producer.begin_transaction()
-        records = (
-            record_of(value, facts, key_by)
-            for value, facts in zip(values_of(batch), batch.facts, strict=True)
-        )
+        records = records_of(values, batch.facts, self._client.options.key, range(len(values)))
         for _ in lane.put(records, call):
             pass
         # Waited for here, where it can be given up; in the calls below it can't.
@@ -190,13 +197,18 @@ class TransactionalWriter:
             )
         )
         try:
-            place = TopicPartition(self._client.topic, 0)
-            (found,) = consumer.committed([place], max(call.left_s, POLL_S))
-            if found.error is not None:
-                raise self._client.error(found.error)
-            return decoded(found.metadata), consumer.consumer_group_metadata()
-        except KafkaException as error:
-            raise self._client.error(error.args[0]) from error
+            while True:
+                place = TopicPartition(self._client.topic, 0)
+                try:
+                    (found,) = consumer.committed([place], max(call.left_s, POLL_S))
+                    if found.error is not None:
+                        raise KafkaException(found.error)
+                    return decoded(found.metadata), consumer.consumer_group_metadata()
+                except KafkaException as error:
+                    if error.args[0].code() not in _COORDINATOR_MOVES:
+                        raise
+                    time.sleep(POLL_S)
+                    self._client.check(trouble, call, doing="reading the record")
         finally:
             consumer.close()
 

@@ -30,9 +30,9 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 def run(flags: argparse.Namespace) -> int:
     settings, sinks = verified(flags)
     process.check_address(settings)
-    asyncio.run(check_sinks(sinks))
+    warnings = asyncio.run(check_sinks(sinks))
     try:
-        warnings = list(_warnings(settings))
+        warnings += _warnings(settings)
     except OSError as error:
         where = error.filename or settings.data_dir
         raise DataDirUnusable(f"{where}: can't be read: {error.strerror}") from error

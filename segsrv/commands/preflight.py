@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import errno
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,27 +48,44 @@ def verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
     return settings, sinks
 
 
-async def check_sinks(sinks: Sequence[Built]) -> None:
-    """Ask each of *sinks* whether it could be opened, within its time limit.
+async def check_sinks(sinks: Sequence[Built]) -> list[str]:
+    """Ask all of *sinks* at once whether they could be opened; return their warnings.
 
     Raises:
-        SegsrvError: One could not; the text says which and why, on one line.
+        SegsrvError: One could not; the text says which and why, on one line. If several could not,
+            the others' lines are printed before.
 
     """
-    for built in sinks:
-        where, timeout_s = built.config.where, built.config.send_timeout_s
-        limit = asyncio.timeout(timeout_s)
-        try:
-            async with limit:
-                await built.sink.check()
-        except SegsrvError:
-            raise
-        except Exception as error:  # noqa: BLE001 - Whatever a stranger's code raises.
-            if limit.expired():
-                raise SinkUnavailable(f"{where}: no answer within {timeout_s:g} s") from None
-            raise SinkUnavailable(f"{where}: check failed with {registry.fault(error)}") from None
-        finally:
-            await built.sink.close()
+    found = await asyncio.gather(*map(_check_sink, sinks), return_exceptions=True)
+    warnings, errors = [], []
+    for result in found:
+        if isinstance(result, SegsrvError):
+            errors.append(result)
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            warnings += result
+    if errors:
+        for error in errors[:-1]:
+            print("segsrv:", " ".join(str(error).splitlines()), file=sys.stderr)
+        raise errors[-1]
+    return warnings
+
+
+async def _check_sink(built: Built) -> list[str]:
+    where, timeout_s = built.config.where, built.config.send_timeout_s
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return list(await built.sink.check() or ())
+    except SegsrvError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Whatever a stranger's code raises.
+        if limit.expired():
+            raise SinkUnavailable(f"{where}: no answer within {timeout_s:g} s") from None
+        raise SinkUnavailable(f"{where}: check failed with {registry.fault(error)}") from None
+    finally:
+        await built.sink.close()
 
 
 def describe(settings: Settings, sinks: Sequence[Built]) -> list[str]:

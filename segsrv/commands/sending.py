@@ -73,9 +73,9 @@ class Sender:
             try:
                 await self._send([events[number] for number in numbers])
             except SinkRejected as error:
-                bad, parts = split(len(numbers), error.indexes)
-                refused += [Refused(numbers[index], str(error)) for index in bad]
-                todo += reversed([[numbers[index] for index in part] for part in parts])
+                bad, parts = split(numbers, error.indexes)
+                refused += [Refused(number, str(error)) for number in bad]
+                todo += reversed(parts)
             else:
                 on_taken(numbers)
         return sorted(refused)

@@ -10,13 +10,15 @@ from typing import NamedTuple
 
 import orjson
 
-from segsrv.delivery.cursor import Mark, Span
+from segsrv.delivery.cursor import Mark, Ranges, Span
 from segsrv.delivery.source import Source
 from segsrv.journal.facts import Facts, Run, each
 from segsrv.journal.reader import Stored
-from segsrv.sinks.base import Batch, Lines
+from segsrv.sinks.base import Batch, Ends, Lines
 
 ID_CHARS = 24
+TIME_CHARS = 12
+PART_ID_CHARS = 8
 
 
 class Slice(NamedTuple):
@@ -42,11 +44,23 @@ class Bundle:
         known = [part.frame.runs[0].received_ms for part in self.slices if part.frame.runs]
         return min(known, default=0)
 
-    def batch_id(self) -> str:
-        """Return what names exactly this part of these journals."""
-        return _digest(
-            [[name, span[0], *span.start, *span.end] for name, span in sorted(self.spans.items())]
-        )
+    @property
+    def ends(self) -> Ends:
+        """Up to where each journal is delivered once these events are."""
+        return {span.journal_id: (*span.end,) for span in self.spans.values()}
+
+    def batch_id(self, salt: str = "", now_ms: int = 0) -> str:
+        """Return what names exactly this part of these journals; without *salt*, of these only.
+
+        A directory that was copied, or put back to what it was, holds other events at a position
+        that its journal's id and the position can't tell apart; *salt* is random at each start.
+        """
+        place = [
+            [name, span[0], *span.start, *span.end] for name, span in sorted(self.spans.items())
+        ]
+        if not salt:
+            return _digest(place)
+        return f"{now_ms:0{TIME_CHARS}x}-{_digest([salt, place])}"
 
 
 @dataclass(slots=True, frozen=True)
@@ -194,13 +208,23 @@ def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bund
     return Bundle(spans, slices, count(slices))
 
 
-def batch_of(batch_id: str, slices: Sequence[Slice]) -> Batch:
+def planned_ms(batch_id: str) -> int:
+    """Return when `Bundle.batch_id` made this id, in ms since 1970; 0 for one of another making."""
+    time, dash, _digits = batch_id.partition("-")
+    try:
+        return int(time, 16) if dash and len(time) == TIME_CHARS else 0
+    except ValueError:
+        return 0
+
+
+def batch_of(batch_id: str, slices: Sequence[Slice], ends: Ends | None = None) -> Batch:
     """Return the events of *slices* for a sink."""
     return Batch(
         batch_id,
         [_content(part) for part in slices],
         count(slices),
         lambda: [fact for part in slices for fact in facts_of(part)],
+        ends,
     )
 
 
@@ -215,14 +239,19 @@ def offsets(frame: Stored) -> list[int]:
     return list(accumulate(lengths, initial=0))
 
 
-def part_of(batch: Batch, numbers: Sequence[int], label: str) -> Batch:
-    """Return the events of *batch* with these numbers as a batch of its own."""
+def part_of(batch: Batch, ranges: Ranges, *, is_last: bool) -> Batch:
+    """Return the events of *batch* with these numbers as a batch of its own.
+
+    With *is_last* nothing of *batch* is left to be sent behind it.
+    """
     lines = batch.lines()
+    numbers = [number for low, high in ranges for number in range(low, high)]
     return Batch(
-        _digest([batch.id, label]),
+        f"{batch.id}-{_digest(ranges)[:PART_ID_CHARS]}",
         [lines[number] for number in numbers],
         len(numbers),
         lambda: [batch.facts[number] for number in numbers],
+        batch.ends if is_last else None,
     )
 
 

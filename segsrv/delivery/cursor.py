@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,12 +37,32 @@ class Span(NamedTuple):
     end: Mark
 
 
+Ranges = tuple[tuple[int, int], ...]
+"""Numbers of events in a batch, as stretches from the first number up to the second."""
+
+
+class InHand(NamedTuple):
+    """The batch that is being sent: its id, how many events it has, and what of it is to be sent.
+
+    `parts` are sent one after the other; only the first may have been sent already. There is none
+    as long as the batch was not split.
+    """
+
+    batch_id: str = ""
+    events: int = 0
+    parts: Sequence[Ranges] = ()
+
+
+NOTHING = InHand()
+
+
 @dataclass(slots=True, frozen=True)
 class Cursor:
     """A sink's span in each journal, by the journal's name, and its newest placement."""
 
     spans: Mapping[str, Span] = field(default_factory=dict)
     placement: Placement = field(default_factory=dict)
+    in_hand: InHand = NOTHING
 
     @property
     def is_sending(self) -> bool:
@@ -51,7 +72,10 @@ class Cursor:
         journals = {
             name: [span.journal_id, *span.start, *span.end] for name, span in self.spans.items()
         }
-        return orjson.dumps({"version": VERSION, "journals": journals, "placement": self.placement})
+        raw = {"version": VERSION, "journals": journals, "placement": self.placement}
+        if self.in_hand.batch_id:
+            raw["batch"] = self.in_hand[:]
+        return orjson.dumps(raw)
 
     @classmethod
     def decode(cls, data: bytes) -> Cursor:
@@ -67,7 +91,9 @@ class Cursor:
         journals, placement = raw.get("journals"), raw.get("placement")
         if not isinstance(journals, dict) or not isinstance(placement, dict):
             raise ValueError("not a cursor")  # noqa: TRY004 - one error for all that it may hold
-        return cls({name: _span(entry) for name, entry in journals.items()}, placement)
+        spans = {name: _span(entry) for name, entry in journals.items()}
+        # Releases that gave a batch its id by its place wrote none.
+        return cls(spans, placement, _in_hand(raw["batch"]) if "batch" in raw else NOTHING)
 
 
 def _span(entry: Any) -> Span:
@@ -77,6 +103,16 @@ def _span(entry: Any) -> Span:
             if Mark(0) <= span.start <= span.end and min(start_skip, end_skip) >= 0:
                 return span
     raise ValueError("not a span")
+
+
+def _in_hand(entry: Any) -> InHand:
+    match entry:
+        case [str(batch_id), int(events), list(parts)]:
+            with contextlib.suppress(TypeError):
+                ranges = [tuple((int(low), int(high)) for low, high in part) for part in parts]
+                if all(0 <= low < high <= events for part in ranges for low, high in part):
+                    return InHand(batch_id, events, ranges)
+    raise ValueError("not a batch")
 
 
 class CursorFile:

@@ -11,6 +11,7 @@ from typing import Any
 
 from segsrv.delivery import journals
 from segsrv.delivery.attempts import Attempts
+from segsrv.delivery.believing import stood_at
 from segsrv.delivery.bundle import Filter, Limits
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark
 from segsrv.delivery.dedup import DedupIndex
@@ -205,6 +206,7 @@ class Delivery:
             picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
             judge=self._judge(path.stem),
             inherit=find,
+            is_ours=lambda name, *moment: stood_at(self._directory(name), *moment),
             guard=self._guard,
         )
 

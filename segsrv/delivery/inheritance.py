@@ -52,6 +52,11 @@ class Inheritance:
             )
         ]
 
+    def go_on(self, marks: dict[str, tuple[str, Mark]]) -> None:
+        """Go on from *marks*, each with its journal's id."""
+        self.marks |= marks
+        self.settle()
+
     def forget(self) -> None:
         """Delete the files that said so; what they say is in the cursor by now."""
         for path in self.files:

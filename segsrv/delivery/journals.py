@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segsrv.delivery import cursor as cursors
+from segsrv.delivery.origin import open_origin
 from segsrv.delivery.source import LeftSource
 from segsrv.errors import JournalFault
 from segsrv.files import make_dir, obstacle, set_dir_mode
@@ -19,6 +20,7 @@ from segsrv.sinks.registry import resolve
 logger = logging.getLogger(__name__)
 
 LOCK = "delivery.lock"
+ORIGIN = "origin"
 FOLDERS = ("journal", "dead-letter", "events", "state", "set-aside")
 """What the data directory holds; it may itself be somebody else's folder."""
 
@@ -41,6 +43,19 @@ def cursor_path(settings: Settings, cursor_name: str, owner: str = "") -> Path:
     """Return the cursor's file of a sink; *owner* as `Delivery` has it."""
     name = f"{cursor_name}@{owner}" if owner else cursor_name
     return cursor_dir(settings) / f"{name}{cursors.SUFFIX}"
+
+
+def origin(settings: Settings, owner: str = "") -> str:
+    """Return the data directory's id for sinks; *owner* as `Delivery` has it.
+
+    The delivery's lock is held: nobody else makes one.
+
+    Raises:
+        OSError: The disk refused to read.
+
+    """
+    path = settings.data_dir / "state" / (f"{ORIGIN}@{owner}" if owner else ORIGIN)
+    return open_origin(path, int(settings.file_mode, 8))
 
 
 def take_delivery_lock(settings: Settings, *, is_shared: bool = False) -> tuple[int, Path]:

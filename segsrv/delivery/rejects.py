@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
 import orjson
 
 from segsrv.delivery.bundle import part_of
+from segsrv.delivery.cursor import Ranges
 from segsrv.errors import SinkRejected
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.facts import Facts
@@ -17,6 +18,9 @@ from segsrv.journal.letters import SINK_REASON
 from segsrv.sinks.base import Batch
 
 logger = logging.getLogger(__name__)
+
+RANGES_MAX = 1_000
+"""Of one part: what is to be sent has to fit into the cursor."""
 
 
 class Rejects:
@@ -30,31 +34,39 @@ class Rejects:
     async def send(
         self,
         batch: Batch,
+        parts: Sequence[Ranges],
+        *,
         send: Callable[[Batch], Awaitable[None]],
         on_disk: Callable[[Callable[[], None]], Awaitable[None]],
+        keep: Callable[[Sequence[Ranges]], Awaitable[None]],
     ) -> int:
-        """Send *batch*; return how many of its events the sink took. Letters are kept *on_disk*.
+        """Send *batch*, or those *parts* of it; return how many of its events the sink took.
 
-        Parts have ids that follow from the batch's, so that they are the same after a crash.
+        What is left to be sent is given to *keep*, which writes it down, before anything of it is
+        sent: after a crash the parts are the same, also where the sink would refuse others by then.
+        Letters are written *on_disk*.
         """
         taken = 0
-        todo = [batch]
+        todo = list(parts) or [((0, batch.events),)]
+        is_split = bool(parts)
         while todo:
-            part = todo.pop()
+            ranges = todo[0]
+            part = part_of(batch, ranges, is_last=len(todo) == 1) if is_split else batch
             try:
                 await send(part)
             except SinkRejected as error:
-                refused, rest = split(part.events, error.indexes)
+                refused, others = split(expand(ranges), error.indexes)
                 if refused:
-                    letters = self._letters(part, refused, error)
+                    letters = self._letters(batch, refused, error)
                     await on_disk(partial(self._dead_letters.append, letters))
                     self.events += len(letters)
-                labels = ("others",) if refused else ("first half", "second half")
-                todo += reversed(
-                    [part_of(part, *named) for named in zip(rest, labels, strict=False)]
-                )
+                todo[:1] = [compress(numbers) for numbers in others]
+                is_split = True
             else:
                 taken += part.events
+                del todo[0]
+            if todo:
+                await keep(todo)
         return taken
 
     def _letters(self, batch: Batch, numbers: Sequence[int], error: SinkRejected) -> list[bytes]:
@@ -81,15 +93,34 @@ def letter_of(sink: str, message: str, facts: Facts, line: bytes) -> bytes:
     return orjson.dumps(letter) + b"\n"
 
 
-def split(events: int, indexes: Sequence[int]) -> tuple[list[int], list[list[int]]]:
-    """Return which of so many *events* are refused for sure, and the parts still to be tried.
+def split(numbers: Sequence[int], indexes: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """Return which of *numbers* are refused for sure, and the parts still to be tried, in order.
 
-    *indexes* are those that the sink named, if it named any. Parts are in order.
+    *indexes* are those in *numbers* that the sink named, if it named any. Where they would leave a
+    part in more than RANGES_MAX pieces, both halves are tried first, as if none were named.
     """
-    if events == 1:
-        return [0], []
-    if named := sorted({index for index in indexes if 0 <= index < events}):
-        others = sorted(set(range(events)).difference(named))
-        return named, [others] if others else []
-    middle = events // 2
-    return [], [list(range(middle)), list(range(middle, events))]
+    if len(numbers) == 1:
+        return list(numbers), []
+    named = {numbers[index] for index in indexes if 0 <= index < len(numbers)}
+    if named:
+        others = [number for number in numbers if number not in named]
+        if len(compress(others)) <= RANGES_MAX:
+            return sorted(named), [others] if others else []
+    middle = len(numbers) // 2
+    return [], [list(numbers[:middle]), list(numbers[middle:])]
+
+
+def expand(ranges: Ranges) -> list[int]:
+    """Return the numbers that *ranges* stand for."""
+    return [number for low, high in ranges for number in range(low, high)]
+
+
+def compress(numbers: Iterable[int]) -> Ranges:
+    """Return the ranges that *numbers*, in order, come to."""
+    ranges: list[tuple[int, int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return tuple(ranges)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,18 +17,20 @@ import orjson
 
 from segsrv.delivery import bundle as bundles
 from segsrv.delivery.attempts import Attempts, State
+from segsrv.delivery.believing import IsOurs, believed
 from segsrv.delivery.bundle import Bundle, Filter, Limits, batch_of
-from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
+from segsrv.delivery.cursor import NOTHING, Cursor, CursorFile, InHand, Mark, Ranges, Span
 from segsrv.delivery.inheritance import ANY_ID, Inheritance, in_hand
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
 from segsrv.delivery.standing import Standing
 from segsrv.errors import SinkMisconfigured
-from segsrv.sinks.base import PLACEMENT_BYTES_MAX, Batch, Placement, Sink
+from segsrv.sinks.base import PLACEMENT_BYTES_MAX, Batch, Delivered, Placement, Sink
 
 logger = logging.getLogger(__name__)
 
+SALT_BYTES = 8
 SETTLE_S = 1.0
 SETTLE_BYTES_MAX = 256 << 10
 """When the cursor's other slot gets to say that all is delivered, so that the journals let go of
@@ -72,6 +75,7 @@ class Shipper:
         picks: Filter | None = None,
         judge: Judge | None = None,
         inherit: Callable[[Cursor | None], Inheritance],
+        is_ours: IsOurs = lambda _name, _position, _time_ms: False,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
@@ -87,6 +91,9 @@ class Shipper:
         self._picks = picks or Filter()
         self.judge = judge
         self._inherit = inherit
+        self._is_ours = is_ours
+        self._salt = secrets.token_hex(SALT_BYTES)
+        self._has_asked = False
         self._oldest_ms = 0
         self._turn = 0
         self._is_behind = False
@@ -184,7 +191,7 @@ class Shipper:
                     await self._save()
         finally:
             if not moved and self._resending is None:
-                known = {name: (standing.sources[name].id, mark) for name, mark in marks.items()}
+                known = standing.known(marks)
                 self._resending = in_hand(standing.file.newest, known)
             self.start()
 
@@ -192,6 +199,9 @@ class Shipper:
         if not self.standing.is_known:
             await self._load()
         await self.attempts.until_taken(self._open)
+        if not self._has_asked:
+            await self._take_delivered()
+            self._has_asked = True
         if self._resending is not None:
             await self._resend(self._resending)
         while await self._linger():
@@ -220,6 +230,24 @@ class Shipper:
                 )
         await self.sink.open()
 
+    async def _take_delivered(self) -> None:
+        """Go on behind what the sink says it has, where the cursor is not as far."""
+        ask = getattr(self.sink, "delivered", None)
+        if ask is None:
+            return
+        # Of a journal that opens later, nothing would be known.
+        await self._until_open(self.standing.sources)
+        delivered: Delivered = await self.attempts.until_taken(ask)
+        moved = await self._on_disk(
+            lambda: believed(self.standing, delivered, self._is_ours),
+        )
+        if moved:
+            logger.info("sink: goes on behind what it has sink=%s", self.name)
+            self.standing.move(moved)
+            self.standing.is_unsaved = True
+        if self._resending is not None:
+            self._resending.go_on(self.standing.known(moved))
+
     def _readable(self) -> tuple[list[Source], dict[str, Mark]]:
         """Return the journals that are open, another one first each time, and the marks."""
         marks = self.standing.marks()
@@ -241,8 +269,11 @@ class Shipper:
                 if span.end != span.start and name in sources
             }
             bundle = await self._on_disk(partial(bundles.read_again, sources, spans))
-            if batch := await self._batch(bundle):
-                await self._send(batch, sending.placement)
+            in_hand = sending.in_hand
+            if batch := await self._batch(bundle, in_hand.batch_id or bundle.batch_id()):
+                # Where the filter was changed, the numbers are those of other events.
+                parts = in_hand.parts if in_hand.events == batch.events else ()
+                await self._send(bundle, batch, sending.placement, parts)
             self.standing.advance(bundle)
         await self._save()
         await self._on_disk(inherited.forget)
@@ -292,7 +323,8 @@ class Shipper:
         self._oldest_ms = bundle.received_ms or self._oldest_ms
         # What is left has waited for its interval.
         self._is_behind = bundle.events >= self._limits.events_max
-        batch = await self._batch(bundle)
+        now_ms = time.time_ns() // 1_000_000
+        batch = await self._batch(bundle, bundle.batch_id(self._salt, now_ms))
         if batch is None:
             self.standing.advance(bundle)
             if time.monotonic() >= self.standing.saved_at + SETTLE_S:
@@ -301,8 +333,8 @@ class Shipper:
             return
         placement = await self.attempts.until_taken(lambda: self._plan(batch))
         self.standing.placement = placement
-        await self._save(bundle.spans)
-        await self._send(batch, placement)
+        await self._save(bundle.spans, InHand(batch.id, batch.events))
+        await self._send(bundle, batch, placement)
         self.standing.advance(bundle)
         # The next batch says in its own plan that this one is done. Sent again after a crash in
         # between, it has the same id and placement.
@@ -318,7 +350,7 @@ class Shipper:
             )
         return placement
 
-    async def _batch(self, bundle: Bundle) -> Batch | None:
+    async def _batch(self, bundle: Bundle, batch_id: str) -> Batch | None:
         """Return the events that the sink gets of *bundle*; None if it gets none."""
         slices = bundle.slices
         if self._picks:
@@ -327,21 +359,27 @@ class Shipper:
         if self.judge is not None and slices:
             judge, picked = self.judge, slices
             slices = await self._on_disk(lambda: judge.pick(picked))
-        return batch_of(bundle.batch_id(), slices) if slices else None
+        return batch_of(batch_id, slices, bundle.ends) if slices else None
 
-    async def _send(self, batch: Batch, placement: Placement) -> None:
+    async def _send(
+        self, bundle: Bundle, batch: Batch, placement: Placement, parts: Sequence[Ranges] = ()
+    ) -> None:
         self.stats.events += await self.rejects.send(
             batch,
-            lambda part: self.attempts.until_taken(
+            parts,
+            send=lambda part: self.attempts.until_taken(
                 lambda: self.sink.send(part, placement), may_reject=True
             ),
-            self._on_disk,
+            on_disk=self._on_disk,
+            keep=lambda todo: self._save(bundle.spans, InHand(batch.id, batch.events, todo)),
         )
         self.stats.batches += 1
 
-    async def _save(self, sending: Mapping[str, Span] | None = None) -> None:
+    async def _save(
+        self, sending: Mapping[str, Span] | None = None, in_hand: InHand = NOTHING
+    ) -> None:
         """Put on disk where this sink stands, and what is about to be sent."""
-        cursor = self.standing.cursor(sending)
+        cursor = self.standing.cursor(sending, in_hand)
         await self._on_disk(lambda: self._put(cursor))
         self.standing.saved()
         self.on_advance()

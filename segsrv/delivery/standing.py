@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from segsrv.delivery.bundle import Bundle
-from segsrv.delivery.cursor import Cursor, CursorFile, Mark, Span
+from segsrv.delivery.cursor import NOTHING, Cursor, CursorFile, InHand, Mark, Span
 from segsrv.delivery.inheritance import ANY_ID
 from segsrv.delivery.source import Source
 from segsrv.sinks.base import Placement
@@ -84,17 +84,22 @@ class Standing:
             self._marks[name] = (span.journal_id, span.end)
         self.is_unsaved = True
 
+    def known(self, marks: Mapping[str, Mark]) -> dict[str, tuple[str, Mark]]:
+        """Return *marks* with the ids of their journals."""
+        return {name: (self.sources[name].id, mark) for name, mark in marks.items()}
+
     def move(self, marks: Mapping[str, Mark]) -> None:
         """Go on at *marks* in the journals that they name."""
-        for name, mark in marks.items():
-            self._marks[name] = (self.sources[name].id, mark)
+        self._marks.update(self.known(marks))
 
-    def cursor(self, sending: Mapping[str, Span] | None = None) -> Cursor:
+    def cursor(
+        self, sending: Mapping[str, Span] | None = None, in_hand: InHand = NOTHING
+    ) -> Cursor:
         """Return what a cursor says now, with the spans that are about to be sent."""
         spans = {
             name: Span(journal_id, mark, mark) for name, (journal_id, mark) in self._marks.items()
         }
-        return Cursor({**spans, **(sending or {})}, self.placement)
+        return Cursor({**spans, **(sending or {})}, self.placement, in_hand)
 
     def save(self, cursor: Cursor) -> None:
         """Put *cursor* on stable storage.

@@ -121,7 +121,9 @@ class Station:
         assert commit is not None
         self._thread = thread
         settings = self.settings
-        built = await asyncio.to_thread(build, settings)
+        built = await asyncio.to_thread(
+            lambda: build(settings, origin=journals.origin(settings, self._owner))
+        )
 
         async def start() -> Delivery:
             own = OwnSource(

@@ -93,7 +93,7 @@ async def _delivering(settings: Settings, board: Board) -> AsyncIterator[Deliver
             left.append(journals.open_left(settings, number))  # noqa: PERF401 - one may fail.
         delivery = Delivery(
             settings,
-            build(settings),
+            build(settings, origin=journals.origin(settings)),
             [*sources, *left],
             guard=lambda: lock.check(lock_fd, lock_path),
         )

@@ -91,8 +91,11 @@ class Sink(Protocol):
     that knows the last id can't store any twice.
     """
 
-    async def check(self) -> None:
+    async def check(self) -> Sequence[str] | None:
         """Learn whether the sink could be opened, changing nothing; `segsrv check` asks.
+
+        Returns what works but is not as it should be, a line each, with what stands at the head of
+        other messages.
 
         Raises:
             SinkUnavailable: It could not; the text says why.

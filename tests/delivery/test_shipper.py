@@ -506,24 +506,6 @@ class TestRejection:
             "item": {"n": 1},
         }
 
-    async def test_parts_have_the_same_ids_after_a_crash(self, tmp_path, log):
-        """A sink that knows batches by their ids can tell that it has a part already."""
-
-        class Stalling(PickySink):
-            async def send(self, batch: Batch, placement: Placement) -> None:
-                if len(self.sent) == 2:
-                    await asyncio.Event().wait()
-                await super().send(batch, placement)
-
-        append_batch(log, *range(10))
-        first, second = Stalling(7), PickySink(7)
-        async with shipping(tmp_path, log, first, grace_s=0):
-            await until(lambda: len(first.sent) == 2)
-        async with shipping(tmp_path, log, second):
-            pass
-        assert told(second.sent)[:2] == told(first.sent)
-        assert sum(batch.events for batch, _placement in second.sent) == 9
-
     async def test_after_a_few_tries_too(self, tmp_path, log):
         """A sink that comes back only to refuse is believed."""
         sink = MemorySink()

@@ -75,6 +75,28 @@ class TestCheck:
         assert ended.stderr.count("\n") == 1
         assert SECRET not in ended.stderr
 
+    def test_all_that_fail_are_said_at_once(self, tmp_path):
+        """A line each: nobody has to mend one to hear of the next."""
+        body = (
+            "raise __import__('segsrv.errors').errors.SinkMisconfigured(self.spec.where + ': no')"
+        )
+        install(tmp_path, with_check(body))
+        more = TABLE.replace("other", "more").replace("@a", "@b")
+        (tmp_path / "segsrv.toml").write_text(TABLE + more)
+        ended = segsrv("check", "--config", "segsrv.toml", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+
+        assert ended.returncode == CANNOT_START
+        assert ended.stderr.splitlines() == ["segsrv: sinks.other: no", "segsrv: sinks.more: no"]
+
+    def test_what_a_sink_warns_of_is_printed(self, tmp_path):
+        """It ends nothing: a server would start."""
+        install(tmp_path, with_check("return [self.spec.where + ': may double']"))
+        (tmp_path / "segsrv.toml").write_text(TABLE)
+        ended = segsrv("check", "--config", "segsrv.toml", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+
+        assert ended.returncode == 0
+        assert ended.stderr == "segsrv: warning: sinks.other: may double\n"
+
     def test_all_sinks_are_listed_by_name(self, tmp_path):
         """As in the banner: what each is called, and where it leads to."""
         install(tmp_path, with_check("pass"))

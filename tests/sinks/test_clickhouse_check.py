@@ -102,7 +102,9 @@ class TestCheck:
         ended = check(tmp_path, chdb.port, table=table)
 
         assert ended.returncode == 0
+        assert ended.stderr.startswith("segsrv: warning: sinks.ch: clickhouse://127.0.0.1:")
         assert "ALTER TABLE `default`.`" in ended.stderr
+        assert ended.stderr.count("\n") == 1
 
     @pytest.mark.parametrize(
         ("url", "line"),

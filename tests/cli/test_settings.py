@@ -160,7 +160,7 @@ class TestCommands:
         """A wrong setting is named without the secret that stands in it."""
         config = tmp_path / "segsrv.toml"
         config.write_text('write_key = "hunter2"\n')
-        for flags in (["--config", str(config)], ["--sink", "kafka://user:hunter2@host/topic"]):
+        for flags in (["--config", str(config)], ["--sink", "nats://user:hunter2@host/topic"]):
             ended = segsrv(command, *flags, cwd=tmp_path)
             assert ended.returncode != 0
             assert "hunter2" not in ended.stderr + ended.stdout

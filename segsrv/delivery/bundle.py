@@ -230,7 +230,7 @@ def batch_of(batch_id: str, slices: Sequence[Slice], ends: Ends | None = None) -
 
 def facts_of(part: Slice) -> list[Facts]:
     """Return the facts of each event of *part*."""
-    return list(each(part.frame.runs))[part.low : part.high]
+    return each(part.frame.runs)[part.low : part.high]
 
 
 def offsets(frame: Stored) -> list[int]:

@@ -11,7 +11,10 @@ lines are found in the payload by adding up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 import orjson
@@ -39,6 +42,10 @@ class Facts(NamedTuple):
     event_id: str
 
 
+# Calls from C into Python's own constructors would take most of the time that facts cost.
+_run = partial(tuple.__new__, Run)
+_facts = partial(tuple.__new__, Facts)
+
 UNKNOWN = ""
 """Key id, format, type and event id in journals that were written without facts."""
 
@@ -63,10 +70,13 @@ def decode(data: bytes | memoryview) -> list[Run]:
     """Return the runs of a frame.
 
     Raises:
-        ValueError: They are no facts.
+        ValueError, TypeError: They are no facts.
 
     """
-    return [Run(*run) for run in orjson.loads(data)]
+    runs = orjson.loads(data)
+    if not set(map(len, runs)) <= {len(Run._fields)}:
+        raise ValueError("not the facts of a frame")
+    return list(map(_run, runs))
 
 
 def fit(runs: Sequence[Run], events: int, payload_bytes: int) -> bool:
@@ -82,14 +92,20 @@ def fit(runs: Sequence[Run], events: int, payload_bytes: int) -> bool:
 
 def of_lines(lines: bytes, received_ms: int = 0) -> list[Run]:
     """Return what is known of *lines* that were written without facts."""
-    lengths = [len(line) for line in lines.splitlines(keepends=True)]
+    lengths = list(map(len, io.BytesIO(lines)))
     ids = [UNKNOWN] * len(lengths)
     return [Run(UNKNOWN, UNKNOWN, received_ms, UNKNOWN, lengths, ids)] if lengths else []
 
 
-def each(runs: Sequence[Run]) -> Iterator[Facts]:
-    """Yield the facts of every event, in order."""
+def each(runs: Iterable[Run]) -> list[Facts]:
+    """Return the facts of every event, in order; *runs* fit."""
+    found: list[Facts] = []
     for key_id, output, received_ms, types, lengths, ids in runs:
-        kinds = [types] * len(ids) if isinstance(types, str) else types
-        for kind, length, event_id in zip(kinds, lengths, ids, strict=True):
-            yield Facts(key_id, output, received_ms, kind, length, event_id)
+        kinds = repeat(types) if isinstance(types, str) else types
+        if len(ids) == 1:
+            kind = next(iter(kinds))
+            found.append(_facts((key_id, output, received_ms, kind, lengths[0], ids[0])))
+            continue
+        known = zip(repeat(key_id), repeat(output), repeat(received_ms), kinds, lengths, ids)
+        found += map(_facts, known)
+    return found

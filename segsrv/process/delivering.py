@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import signal
@@ -56,8 +55,7 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
 
         loop.add_reader(parent_fd, parent_is_gone)
     async with _delivering(settings, board) as delivery:
-        gc.collect()
-        gc.freeze()
+        allocator.collect_seldom()
         tasks = [
             asyncio.create_task(_say_full(board, delivery), name="segsrv-full"),
             asyncio.create_task(_publish(settings, delivery), name="segsrv-peers"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import socket
@@ -32,7 +31,6 @@ from segsrv.tls import Certificate
 logger = logging.getLogger(__name__)
 
 READ_BYTES = 64 << 10
-GC_THRESHOLD = 50_000
 SWITCH_INTERVAL_S = 0.001
 """How long a thread that comes back from a write waits for a busy event loop to let it go on.
 
@@ -98,11 +96,7 @@ async def _serve(
         await stack.enter_async_context(
             _listening(app, settings, listeners.public, room, tally, certificate)
         )
-        # What start-up made stays for good; the collector need not look at it again. Events are
-        # trees that reference counting frees, so it need not look often either.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GC_THRESHOLD, 20, 100)
+        allocator.collect_seldom()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         logger.info("started worker=%d pid=%d", worker, os.getpid())
         trimming = asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -67,7 +68,9 @@ class Batch:
 
     def lines(self) -> list[bytes]:
         """Return the lines one by one, each with its newline."""
-        return self.content.splitlines(keepends=True)
+        # Part by part, as `content` would be one more copy of all. `splitlines`, which looks for
+        # other line ends too, takes seven times as long.
+        return [line for part in self.parts for line in io.BytesIO(part)]
 
 
 class Sink(Protocol):

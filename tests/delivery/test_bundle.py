@@ -3,13 +3,15 @@
 import random
 from contextlib import ExitStack
 
+import orjson
 import pytest
 
 from segsrv.delivery import bundle as bundles
 from segsrv.delivery.bundle import Filter, Limits, batch_of
 from segsrv.delivery.cursor import Mark
 from segsrv.delivery.source import LeftSource
-from segsrv.journal.facts import Run, encode, join
+from segsrv.journal.facts import Facts, Run, encode, join
+from segsrv.sinks.base import Batch
 from tests.delivery.shipping import append_batch, open_log
 
 MIB = 1 << 20
@@ -149,3 +151,32 @@ class TestFilter:
             ("web", "page", "id-1", 8),
             ("web", "page", "id-2", 8),
         ]
+
+    def test_each_event_has_its_own_facts(self, sources):
+        """Events of one request, alone or not, are told apart by what the journal knows of each."""
+        lines = [b'{"n":%d}\n' % number for number in range(5)]
+        runs = [
+            Run("web", "flat", 1, ["page"], [8], ["a"]),
+            Run("web", "compat", 2, "track", [8, 8], ["b", "c"]),
+            Run("app", "flat", 3, ["alias", "group"], [8, 8], ["d", "e"]),
+        ]
+        log_of(sources[0]).append(b"".join(lines), 5, join(map(encode, runs)))
+        bundle = bundles.read(sources, starts(sources), Limits(4, MIB, 0))
+        assert batch_of("x", bundle.slices).facts == [
+            Facts("web", "flat", 1, "page", 8, "a"),
+            Facts("web", "compat", 2, "track", 8, "b"),
+            Facts("web", "compat", 2, "track", 8, "c"),
+            Facts("app", "flat", 3, "alias", 8, "d"),
+        ]
+
+    @pytest.mark.parametrize("run", [["web", "flat", 1, "page", [8]], {"web": 1}, 7, "abcdef"])
+    def test_facts_of_another_form_count_as_none(self, sources, run):
+        """An event whose facts can't be read is delivered as one of which nothing is known."""
+        log_of(sources[0]).append(b'{"n":1}\n', 1, orjson.dumps([run]))
+        bundle = bundles.read(sources, starts(sources), Limits(4, MIB, 0))
+        assert batch_of("x", bundle.slices).facts == [Facts("", "", 0, "", 8, "")]
+
+    def test_only_a_newline_ends_a_line(self):
+        """Lines are told apart by newlines; another line end is white space in a line."""
+        batch = Batch("x", [b'{"n":1,\r\x0c"m":1}\n', memoryview(b'{"n":2}\n')], 2, list)
+        assert batch.lines() == [b'{"n":1,\r\x0c"m":1}\n', b'{"n":2}\n']

@@ -7,11 +7,9 @@ from typing import Any
 
 import orjson
 
-from segsrv.events.columns import EVENT
 from segsrv.journal.facts import Facts
 
-ROWS_AT_ONCE = 500
-"""Encoded by one call, in which no other thread of Python runs: about 0.5 ms."""
+ID = "event_id"
 
 _READ: dict[str, Callable[[Facts], Any]] = {
     "event_id": lambda facts: facts.event_id or None,
@@ -44,15 +42,28 @@ def encode(
 
     An array can't be taken for whole where its end is missing, but old servers read none. With
     *as_objects* the server keeps an event's JSON as it stands; without, it is put in a string.
+
+    Rows are put together as bytes: handing `orjson` a line takes it ten times as long.
     """
-    chunks = []
-    for start in range(0, len(lines), ROWS_AT_ONCE):
-        rows = []
-        end = start + ROWS_AT_ONCE
-        for line, known in zip(lines[start:end], facts[start:end], strict=True):
-            row = {name: read(known) for name, read in readers}
-            row[EVENT] = orjson.Fragment(line) if as_objects else line[:-1].decode()
-            rows.append(row)
-        chunks.append(orjson.dumps(rows)[1:-1])
-    body = b",".join(chunks)
-    return b"[%b]" % body if as_array else body
+    shared = [(name, read) for name, read in readers if name != ID]
+    read_id = next((read for name, read in readers if name == ID), None)
+    known: tuple[object, ...] = ()
+    head = b""
+    rows = []
+    for line, event_facts in zip(lines, facts, strict=True):
+        # Events of a request share all but their ids, and stand together.
+        if event_facts[:4] != known:
+            known = event_facts[:4]
+            same = orjson.dumps({name: read(event_facts) for name, read in shared})
+            head = same[:-1] + b"," if shared else b"{"
+        event = line if as_objects else orjson.dumps(line[:-1].decode())
+        if read_id is None:
+            rows.append(b'%b"event":%b}' % (head, event))
+        else:
+            own = orjson.dumps(read_id(event_facts))
+            rows.append(b'%b"event_id":%b,"event":%b}' % (head, own, event))
+    if as_array:
+        # Here, as it would be one more copy of all of them.
+        rows[0] = b"[" + rows[0]
+        rows[-1] += b"]"
+    return b",".join(rows)

@@ -17,6 +17,8 @@ from segsrv.sinks.kafka_records import Record
 from segsrv.sinks.kafka_topic import Topic
 
 LINGER_MS = 5
+DRAIN_POLL_S = 0.01
+"""That all went well is not reported, so nothing ends the wait before it is over."""
 _BATCH_BYTES_MAX = 1_000_000
 _SPARE_BYTES = 128
 _PURGE_POLLS_MAX = 50
@@ -92,11 +94,12 @@ class Lane:
 
         """
         while len(self.producer) and self.trouble.fatal is None:
-            self.poll(call, doing=f"{len(self.producer)} events are on their way")
+            doing = f"{len(self.producer)} events are on their way"
+            self.poll(call, doing=doing, wait_s=DRAIN_POLL_S)
 
-    def poll(self, call: Call, *, doing: str) -> None:
+    def poll(self, call: Call, *, doing: str, wait_s: float = POLL_S) -> None:
         """Wait a moment for reports; raise what `Client.check` raises."""
-        self._serve(POLL_S)
+        self._serve(wait_s)
         if self.trouble.fatal is None:
             self._client.check(self.trouble, call, doing=doing)
 

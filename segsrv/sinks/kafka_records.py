@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -34,13 +35,8 @@ class Record(NamedTuple):
 
 def values_of(batch: Batch) -> list[bytes]:
     """Return the lines of *batch* without their newlines."""
-    values: list[bytes] = []
     # Part by part: `batch.content` would be one more copy of all, kept as long as the batch.
-    for part in batch.parts:
-        values += bytes(part).split(b"\n")
-        # What stands behind the last newline: nothing.
-        values.pop()
-    return values
+    return [line[:-1] for part in batch.parts for line in io.BytesIO(part)]
 
 
 def records_of(

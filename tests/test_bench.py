@@ -287,3 +287,24 @@ class TestDedup:
         assert bench.returncode == 0
         assert len(re.findall(r"\| index \||\| SQLite \|", output.decode())) == 6
         assert list(tmp_path.iterdir()) == []
+
+
+class TestSinks:
+    async def test_all_events_are_found_after_both_halves(self, tmp_path):
+        """A short run delivers a backlog to files in both ways, counts it, and leaves no file."""
+        options = "--sink file --events 2000 --rounds 1 --shape single".split()
+        code, output = await run(str(BENCH / "sinks.py"), *options, "--scratch", str(tmp_path))
+        # What so short a run takes on a busy machine is not this test's business.
+        assert code == 0 or "FAULT: more than" in output, output
+        assert re.search(r"^\| file \| [\d,]+ \| .* \| 2,000 found \|$", output, re.MULTILINE)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_lost_and_doubled_events_are_faults(self, monkeypatch):
+        """Ids that are missing, there twice or nobody's are told apart."""
+        monkeypatch.syspath_prepend(BENCH)
+        from sinks import difference
+
+        assert difference(["a", "b"], ["b", "a"]) == ""
+        assert difference(["a", "b"], ["a"]) == "of 2 events 1 are lost, 0 doubled, 0 foreign"
+        assert difference(["a", "b"], ["b", "a", "a"]).endswith(" 0 are lost, 1 doubled, 0 foreign")
+        assert difference(["a"], ["x"]) == "of 1 events 1 are lost, 0 doubled, 1 foreign"

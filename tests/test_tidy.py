@@ -1,6 +1,7 @@
 """House rules that no linter knows: the direction of imports, and how long things may grow."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,14 @@ class TestModules:
         """No module is committed with a note to finish it later."""
         text = module.read_text()
         assert not any(mark in text for mark in ("TODO", "FIXME", "XXX"))
+
+
+PAGES = [*sorted((REPOSITORY / "docs").rglob("*.md")), *REPOSITORY.glob("*.md")]
+NAMED = re.compile(r"`((?:bench|docs|segsrv|tests)/[\w./-]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_what_a_page_names_is_there(page):
+    """Files that the documentation sends its reader to exist; NAME stands for several."""
+    named = {path for path in NAMED.findall(page.read_text()) if "NAME" not in path}
+    assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []

@@ -57,6 +57,11 @@ name = "kafka"
 url = "kafka://127.0.0.1:{port}/events"
 options = {{ mode = "%s", partitions = 3 }}
 """
+POSTGRESQL = """
+[[sinks]]
+name = "postgresql"
+url = "postgresql://plain@127.0.0.1:{port}/events"
+"""
 
 
 CONTENDERS = {
@@ -68,7 +73,9 @@ CONTENDERS = {
         target="tests.services.kafka_target:KafkaTransactionalTarget",
         table=KAFKA % "transactional",
     ),
-    "postgresql": Contender(target="tests.services.postgresql_target:PostgresqlTarget"),
+    "postgresql": Contender(
+        target="tests.services.postgresql_target:PostgresqlTarget", table=POSTGRESQL
+    ),
     "clickhouse": Contender(target="tests.services.clickhouse_target:ClickhouseTarget"),
     "s3": Contender(target="tests.services.s3_target:S3Target"),
     "webhook": Contender(target="tests.services.webhook_target:WebhookTarget"),

@@ -7,7 +7,6 @@ In the end the sink has every acknowledged event, and what is exactly once has n
 
 import asyncio
 import contextlib
-import importlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -19,23 +18,14 @@ from tests.faults.disks import mount, unmount
 from tests.faults.hung_disk import hung
 from tests.services.proxy import Proxy
 from tests.services.target import Target
+from tests.services.targets import TARGETS, start, target_class
 from tests.sinks.rig import MORE_EVENTS, Outcome, Rig
-from tests.site import new_id
 
 ROUNDS = 3
 REFUSED_OF = 5_000
 REQUEST_EVENTS = 500
 JOURNAL_DISK_BYTES = 24 << 20
 JOURNAL_ON_A_SMALL_DISK = ("--disk-free-bytes-min=0", "--journal-segment-bytes-max=65536")
-
-TARGETS = {
-    "file": "tests.services.file_target:FileTarget",
-    "kafka-idempotent": "tests.services.kafka_target:KafkaTarget",
-    "kafka-transactional": "tests.services.kafka_target:KafkaTransactionalTarget",
-    "s3": "tests.services.s3_target:S3Target",
-    "webhook": "tests.services.webhook_target:WebhookTarget",
-}
-"""By the sink's name in the matrix, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +42,6 @@ class Fault:
     is_on_journals_disk: bool = False
 
 
-def target_class(kind: str) -> type[Target]:
-    module, _colon, name = TARGETS[kind].partition(":")
-    found: type[Target] = getattr(importlib.import_module(module), name)
-    return found
-
-
 def cells() -> list[tuple[str, str]]:
     """Return the cells that can exist, each by its sink and its fault."""
     return [(kind, fault) for kind in TARGETS for fault in FAULTS if not why_not(kind, fault)]
@@ -71,21 +55,6 @@ def why_not(kind: str, fault: str) -> str:
     if fault == "sink_disk_full" and target.disk_bytes is None:
         return target.why_no_full_disk
     return target.why_not.get(fault, "")
-
-
-@contextlib.contextmanager
-def running(target: Target) -> Iterator[Proxy | None]:
-    """Run a target's service, and a proxy before it, for the length of a `with` block."""
-    if target.service is None:
-        yield None
-        return
-    try:
-        with Proxy(target.proxied_port) as proxy:
-            target.behind(proxy.port)
-            start(target)
-            yield proxy
-    finally:
-        target.service.close()
 
 
 async def run_cell(
@@ -174,7 +143,7 @@ async def sink_hangs(rig: Rig) -> frozenset[str]:
 
 
 async def refused_event(rig: Rig) -> frozenset[str]:
-    event_id = new_id()
+    event_id = rig.stream.ledger.new()
     async with rig.serving():
         await rig.flowing()
         # What comes now waits, and then goes out in large batches.
@@ -267,13 +236,6 @@ FAULTS = {
         Fault("sink_disk_full", "sink's disk full", sink_disk_full, is_on_sinks_disk=True),
     )
 }
-
-
-def start(target: Target) -> None:
-    """Start a target's service, if it has one, with all that its sink needs there."""
-    if target.service is not None:
-        target.service.start()
-        target.ready()
 
 
 def _mend(target: Target, proxy: Proxy) -> None:

@@ -9,8 +9,9 @@ import zlib
 import pytest
 
 from tests.needs import skip_or_fail
+from tests.services.targets import running, target_class
 from tests.sinks import matrix_page
-from tests.sinks.matrix import FAULTS, cells, run_cell, running, small_disk, target_class
+from tests.sinks.matrix import FAULTS, cells, run_cell, small_disk
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import contextlib
 import pytest
 
 from tests.services.plain_target import PlainTarget
-from tests.sinks.matrix import FAULTS, run_cell, running, small_disk
+from tests.services.targets import running
+from tests.sinks.matrix import FAULTS, run_cell, small_disk
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from confluent_kafka import KafkaException
+
 from segsrv.sinks.base import Batch, Delivered, Placement
 from segsrv.sinks.kafka_client import Call, Client, KafkaStats
 from segsrv.sinks.kafka_idempotent import IdempotentWriter
@@ -73,6 +75,8 @@ class KafkaSink:
         call = Call(self._timeout_s)
         try:
             return await self._thread.run(lambda: work(call))
+        except KafkaException as error:
+            raise self._client.error(error.args[0]) from error
         finally:
             # The thread sees it within a moment, if it is still at it.
             call.is_given_up = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -39,24 +39,33 @@ def values_of(batch: Batch) -> list[bytes]:
     return values
 
 
-def record_of(value: bytes, facts: Facts, key_by: KeyBy) -> Record:
-    """Return the record of one event; a header of which nothing is known is left out."""
-    key_id, output, received_ms, kind, _length, event_id = facts
-    headers: Headers = [
-        (name, text.encode())
-        for name, text in (
-            ("event_id", event_id),
-            ("type", kind),
-            ("key_id", key_id),
-            ("format", output),
-        )
-        if text != UNKNOWN
-    ]
-    if received_ms:
-        headers.append(("received_ms", b"%d" % received_ms))
-    if key_by == "none":
-        return Record(value, None, headers)
-    return Record(value, _key(value, facts, key_by), headers)
+def records_of(
+    values: Sequence[bytes], facts: Sequence[Facts], key_by: KeyBy, numbers: Iterable[int]
+) -> Iterator[Record]:
+    """Yield the records of the events with these *numbers*.
+
+    A header of which nothing is known is left out.
+    """
+    known: tuple[object, ...] = ()
+    shared: Headers = []
+    for number in numbers:
+        value = values[number]
+        key_id, output, received_ms, kind, _length, event_id = event_facts = facts[number]
+        # Most events of a request share these, and events of a request stand together.
+        if known != (kind, key_id, output, received_ms):
+            known = (kind, key_id, output, received_ms)
+            shared = _shared_headers(event_facts)
+        headers = [("event_id", event_id.encode()), *shared] if event_id else shared
+        key = None if key_by == "none" else _key(value, event_facts, key_by)
+        yield Record(value, key, headers)
+
+
+def _shared_headers(facts: Facts) -> Headers:
+    texts = (("type", facts.type), ("key_id", facts.key_id), ("format", facts.format))
+    headers: Headers = [(name, text.encode()) for name, text in texts if text != UNKNOWN]
+    if facts.received_ms:
+        headers.append(("received_ms", b"%d" % facts.received_ms))
+    return headers
 
 
 def wire_bytes(record: Record) -> int:
@@ -72,12 +81,13 @@ def oversize(batch: Batch, values: Sequence[bytes], key_by: KeyBy, limit_bytes: 
     """Return the numbers of the events that a topic with this limit takes in no batch."""
     # What a record adds to its line: an id that the line has too, and things of bounded length.
     doubtful = [
-        number for number, value in enumerate(values) if 2 * len(value) + 1_000 > limit_bytes
+        number for number, size in enumerate(map(len, values)) if 2 * size + 1_000 > limit_bytes
     ]
+    records = records_of(values, batch.facts, key_by, doubtful)
     return [
         number
-        for number in doubtful
-        if wire_bytes(record_of(values[number], batch.facts[number], key_by)) > limit_bytes
+        for number, record in zip(doubtful, records, strict=True)
+        if wire_bytes(record) > limit_bytes
     ]
 
 

@@ -39,14 +39,12 @@ def look_up(client: Client, call: Call, *, may_create: bool) -> Topic:
     Raises:
         SinkUnavailable: Not now.
         SinkMisconfigured: It is missing, a right is, or the events can't go there.
+        KafkaException: What the client library or the broker said of it.
 
     """
     trouble = Trouble()
     admin = AdminClient(client.config(trouble))
-    try:
-        return _Lookup(client, admin, trouble, call).run(may_create=may_create)
-    except KafkaException as error:
-        raise client.error(error.args[0]) from error
+    return _Lookup(client, admin, trouble, call).run(may_create=may_create)
 
 
 class _Lookup:

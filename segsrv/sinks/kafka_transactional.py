@@ -20,7 +20,7 @@ from segsrv.sinks.base import Batch, Delivered
 from segsrv.sinks.kafka_client import POLL_S, Call, Client, KafkaStats, Trouble
 from segsrv.sinks.kafka_idempotent import REFUSED
 from segsrv.sinks.kafka_lane import Lane
-from segsrv.sinks.kafka_records import oversize, record_of, values_of
+from segsrv.sinks.kafka_records import oversize, records_of, values_of
 from segsrv.sinks.kafka_topic import look_up
 
 logger = logging.getLogger(__name__)
@@ -112,12 +112,9 @@ class TransactionalWriter:
         self._stats.transactions += 1
 
     def _transact(self, lane: Lane, batch: Batch, last: Delivered, call: Call) -> None:
-        producer, key_by = lane.producer, self._client.options.key
+        producer, values = lane.producer, values_of(batch)
         producer.begin_transaction()
-        records = (
-            record_of(value, facts, key_by)
-            for value, facts in zip(values_of(batch), batch.facts, strict=True)
-        )
+        records = records_of(values, batch.facts, self._client.options.key, range(len(values)))
         for _ in lane.put(records, call):
             pass
         # Waited for here, where it can be given up; in the calls below it can't.
@@ -195,8 +192,6 @@ class TransactionalWriter:
             if found.error is not None:
                 raise self._client.error(found.error)
             return decoded(found.metadata), consumer.consumer_group_metadata()
-        except KafkaException as error:
-            raise self._client.error(error.args[0]) from error
         finally:
             consumer.close()
 

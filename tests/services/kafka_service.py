@@ -1,15 +1,18 @@
 """One Kafka broker in KRaft mode, without ZooKeeper and without a controller of its own.
 
-It has three listeners: `port` for the server under test, `direct_port` for the tests themselves,
-and `sasl_port`, which asks for a user and a password. Whoever comes without one may do all.
+It listens at `port` for the server under test, at `direct_port` for the tests themselves, at
+`sasl_port`, which asks for a user and a password, and at `tls_port` if openssl is installed.
+Whoever comes without a user may do all.
 """
 
+import shutil
 import subprocess
 from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.certificates import make_certificate
 from tests.services.base import BUILD, Service, is_listening
 
 HOME = BUILD / "kafka"
@@ -24,13 +27,15 @@ class KafkaService(Service):
     """`advertised_port` is the one that clients of `port` are told to connect to: a proxy's."""
 
     name = "kafka"
-    port_offsets = (1, 2, 3)
+    port_offsets = (1, 2, 3, 4)
     heap_mb = 160
 
     def __init__(self, folder: Path, *, data_dir: Path | None = None) -> None:
         super().__init__(folder, data_dir=data_dir)
         self.direct_port, self.sasl_port = self.port + 1, self.port + 2
+        self.tls_port, self._controller_port = self.port + 3, self.port + 4
         self.advertised_port = self.port
+        self.certificate: Path | None = None
 
     @classmethod
     def installed(cls) -> str | None:
@@ -39,6 +44,9 @@ class KafkaService(Service):
         return "no Kafka; run tests/services/install.sh kafka"
 
     def prepare(self) -> None:
+        if self.certificate is None and shutil.which("openssl"):
+            self.certificate, key = make_certificate(self.folder, "kafka")
+            self._keystore.write_text(key.read_text() + self.certificate.read_text())
         self._properties.write_text(self._settings())
         if (self.data_dir / "meta.properties").exists():
             return
@@ -72,6 +80,10 @@ class KafkaService(Service):
     def _properties(self) -> Path:
         return self.folder / "server.properties"
 
+    @property
+    def _keystore(self) -> Path:
+        return self.folder / "keystore.pem"
+
     def _java(self, main: str) -> list[str]:
         # Kafka's own start script asks for these; C1 alone starts in half the time.
         options = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
@@ -90,14 +102,16 @@ class KafkaService(Service):
             "CLIENT": (self.port, self.advertised_port, "PLAINTEXT"),
             "DIRECT": (self.direct_port, self.direct_port, "PLAINTEXT"),
             "SASL": (self.sasl_port, self.sasl_port, "SASL_PLAINTEXT"),
-            "CONTROLLER": (self.port + 3, self.port + 3, "PLAINTEXT"),
+            "CONTROLLER": (self._controller_port, self._controller_port, "PLAINTEXT"),
         }
+        if self.certificate is not None:
+            listeners["TLS"] = (self.tls_port, self.tls_port, "SSL")
         users = " ".join(f'user_{name}="{password}"' for name, password in USERS.items())
         login = f"org.apache.kafka.common.security.plain.PlainLoginModule required {users};"
         settings = {
             "process.roles": "broker,controller",
             "node.id": 1,
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.port + 3}",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self._controller_port}",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "DIRECT",
             "listeners": _joined(
@@ -110,6 +124,8 @@ class KafkaService(Service):
                 f"{n}:{protocol}" for n, (_, _, protocol) in listeners.items()
             ),
             "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.tls.ssl.keystore.type": "PEM",
+            "listener.name.tls.ssl.keystore.location": self._keystore,
             "listener.name.sasl.plain.sasl.jaas.config": login,
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "allow.everyone.if.no.acl.found": "true",

@@ -9,6 +9,8 @@ from tests.services.target import Target
 
 TOPIC = "events"
 MESSAGE_BYTES_MAX = 8_000
+END_OF_TRANSACTION = b"\x00\x1a\x00\x01"
+"""How the request begins that commits, behind its length: its number and version."""
 
 
 class KafkaTarget(Target):
@@ -67,3 +69,4 @@ class KafkaTransactionalTarget(KafkaTarget):
     mode = "transactional"
     kind = "kafka-transactional"
     is_exactly_once = True
+    commit_mark = END_OF_TRANSACTION

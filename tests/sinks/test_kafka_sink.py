@@ -10,6 +10,7 @@ from segsrv.errors import SettingsError, SinkMisconfigured, SinkRejected, SinkUn
 from segsrv.sinks import registry
 from segsrv.sinks.base import Delivered
 from segsrv.sinks.kafka_transactional import METADATA_BYTES_MAX, decoded, encoded
+from tests.needs import skip_or_fail
 from tests.services import kafka_topics
 from tests.services.kafka_service import USERS
 from tests.sinks.kafka_sinks import (
@@ -452,6 +453,45 @@ class TestRights:
         with pytest.raises(SinkUnavailable, match="no broker can be reached: "):
             await built.sink.check()
         await built.sink.close()
+
+
+class TestTls:
+    async def test_events_go_through_tls(self, kafka):
+        """With the authority's certificate, TLS is on without another word."""
+        topic = new_topic()
+        options = {"ca_file": str(certificate_of(kafka))}
+        async with opened(make_sink(kafka.tls_port, topic, **options)) as sink:
+            await sink.send(batch("b", [1]), {})
+
+        assert kafka_topics.ids(kafka, topic) == ["id-1"]
+
+    async def test_a_certificate_that_is_not_trusted_is_said(self, kafka):
+        """It does not get better by waiting."""
+        certificate_of(kafka)
+        sink = make_sink(kafka.tls_port, new_topic(), security_protocol="ssl")
+        with pytest.raises(SinkMisconfigured, match="certificate"):
+            await sink.check()
+        await sink.close()
+
+    async def test_a_broker_without_tls_is_said(self, kafka):
+        """The message says what a client that speaks TLS met there."""
+        sink = make_sink(kafka.port, new_topic(), security_protocol="ssl")
+        with pytest.raises(SinkUnavailable, match="SSL handshake failed"):
+            await sink.check()
+        await sink.close()
+
+    async def test_a_missing_file_is_said(self, kafka, tmp_path):
+        """Before anything is sent."""
+        sink = make_sink(kafka.tls_port, new_topic(), ca_file=str(tmp_path / "none.pem"))
+        with pytest.raises(SinkMisconfigured, match=r"none\.pem can't be read"):
+            await sink.check()
+        await sink.close()
+
+
+def certificate_of(kafka):
+    if kafka.certificate is None:
+        skip_or_fail("this needs the openssl command")
+    return kafka.certificate
 
 
 class TestSettings:

@@ -1,0 +1,206 @@
+"""The Kafka sink where network and broker fail: nothing is lost, and nothing is there twice."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from segsrv.errors import SinkUnavailable
+from segsrv.sinks.base import Delivered
+from tests.services import kafka_topics
+from tests.services.kafka_service import KafkaService
+from tests.services.kafka_target import END_OF_TRANSACTION
+from tests.services.proxy import Proxy
+from tests.sinks.kafka_sinks import batch, make_sink, new_topic, opened, until_taken
+
+MODES = pytest.mark.parametrize("mode", ["idempotent", "transactional"])
+EVENTS = 1_000
+OFFSETS_OF_TRANSACTION = b"\x00\x1c\x00\x03"
+"""How the request begins that writes the record, before the one that commits."""
+GIVE_UP_S = 1.0
+
+
+def ids(numbers):
+    return sorted(f"id-{number}" for number in numbers)
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    """Return one broker for all tests here that don't end it, and the proxy before it."""
+    KafkaService.require()
+    service = KafkaService(tmp_path_factory.mktemp("kafka"))
+    with Proxy(service.port) as proxy:
+        service.advertised_port = proxy.port
+        with service:
+            yield service, proxy
+
+
+@pytest.fixture
+def broken(proxied):
+    """Return broker and proxy, healed before and after the test."""
+    service, proxy = proxied
+    proxy.heal()
+    yield service, proxy
+    proxy.heal()
+
+
+async def give_up(sink, unit):
+    """Send for a moment only; whatever comes of it."""
+    with contextlib.suppress(TimeoutError, SinkUnavailable):
+        async with asyncio.timeout(GIVE_UP_S):
+            await sink.send(unit, {})
+
+
+class TestNetwork:
+    @MODES
+    async def test_a_call_that_was_cancelled_leaves_no_second_copy(self, broken, mode):
+        """Nothing is answered; the batch comes again, as delivery has it, and is stored once."""
+        service, proxy = broken
+        topic = new_topic()
+        async with opened(make_sink(proxy.port, topic, mode=mode)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            proxy.hang()
+            for _ in range(2):
+                await give_up(sink, batch("b", range(10, EVENTS)))
+            proxy.heal()
+            await until_taken(sink, batch("b", range(10, EVENTS)))
+            await until_taken(sink, batch("c", [EVENTS]))
+
+        assert sorted(kafka_topics.ids(service, topic)) == ids(range(EVENTS + 1))
+
+    @MODES
+    @pytest.mark.parametrize("client_bytes", [1, 3_000, 100_000])
+    async def test_a_cut_in_mid_batch_leaves_no_second_copy(self, broken, mode, client_bytes):
+        """Wherever the connection ends, what arrived of the batch is not stored again."""
+        service, proxy = broken
+        topic = new_topic()
+        options = {"mode": mode, "compression": "none"}
+        async with opened(make_sink(proxy.port, topic, **options)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            proxy.cut_after(client_bytes)
+            await give_up(sink, batch("b", range(10, EVENTS)))
+            assert proxy.is_cut
+            proxy.heal()
+            await until_taken(sink, batch("b", range(10, EVENTS)))
+
+        assert sorted(kafka_topics.ids(service, topic)) == ids(range(EVENTS))
+
+    @MODES
+    @pytest.mark.parametrize("client_bytes", [1, 3_000, 100_000])
+    async def test_an_answer_that_is_lost_leaves_no_second_copy(self, broken, mode, client_bytes):
+        """The broker has stored what was sent, and nobody heard of it."""
+        service, proxy = broken
+        topic = new_topic()
+        options = {"mode": mode, "compression": "none"}
+        async with opened(make_sink(proxy.port, topic, **options)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            proxy.drop_answers(client_bytes=client_bytes)
+            await give_up(sink, batch("b", range(10, EVENTS)))
+            assert proxy.is_cut
+            proxy.heal()
+            await until_taken(sink, batch("b", range(10, EVENTS)))
+
+        assert sorted(kafka_topics.ids(service, topic)) == ids(range(EVENTS))
+
+    async def test_a_commit_of_unknown_end_is_decided_by_the_record(self, broken):
+        """Its answer is lost, and a server that starts then learns that it is done."""
+        service, proxy = broken
+        topic = new_topic()
+        async with opened(make_sink(proxy.port, topic, mode="transactional")) as sink:
+            await sink.send(batch("a", range(10), ends={"j": (1, 0)}), {})
+            proxy.drop_answers(mark=END_OF_TRANSACTION)
+            await give_up(sink, batch("b", range(10, 20), ends={"j": (2, 0)}))
+            assert proxy.is_cut
+        proxy.heal()
+        async with opened(make_sink(proxy.port, topic, mode="transactional")) as sink:
+            assert await sink.delivered() == Delivered("b", {"j": (2, 0)})
+            await until_taken(sink, batch("b", range(10, 20), ends={"j": (2, 0)}))
+
+        assert sorted(kafka_topics.ids(service, topic)) == ids(range(20))
+
+    async def test_a_commit_that_never_arrived_is_made_again(self, broken):
+        """The events are on the broker, but no consumer sees them until a commit."""
+        service, proxy = broken
+        topic = new_topic()
+        async with opened(make_sink(proxy.port, topic, mode="transactional")) as sink:
+            await sink.send(batch("a", range(10), ends={"j": (1, 0)}), {})
+            proxy.hold_answers(mark=OFFSETS_OF_TRANSACTION)
+            await give_up(sink, batch("b", range(10, 20), ends={"j": (2, 0)}))
+            assert proxy.is_hung
+        proxy.heal()
+        assert len(kafka_topics.records(service, topic, is_committed=False)) > 10
+        async with opened(make_sink(proxy.port, topic, mode="transactional")) as sink:
+            assert (await sink.delivered()).batch_id == "a"
+            await until_taken(sink, batch("b", range(10, 20), ends={"j": (2, 0)}))
+            assert await sink.delivered() == Delivered("b", {"j": (2, 0)})
+
+        assert sorted(kafka_topics.ids(service, topic)) == ids(range(20))
+
+    async def test_a_batch_that_was_given_up_for_good_does_not_hold_up_others(self, broken):
+        """What delivery has set aside elsewhere is left on its way, and the next batch arrives."""
+        service, proxy = broken
+        topic = new_topic()
+        async with opened(make_sink(proxy.port, topic)) as sink:
+            await sink.send(batch("a", [1]), {})
+            proxy.hang()
+            await give_up(sink, batch("b", [2]))
+            proxy.heal()
+            await until_taken(sink, batch("c", [3]))
+
+        stored = kafka_topics.ids(service, topic)
+        assert {"id-1", "id-3"} <= set(stored)
+        assert len(stored) == len(set(stored))
+
+    @MODES
+    async def test_no_answer_is_said_before_the_time_limit(self, broken, mode):
+        """The sink says what it waits for, instead of being cancelled in silence."""
+        _service, proxy = broken
+        topic = new_topic()
+        async with opened(make_sink(proxy.port, topic, mode=mode, send_timeout_s=2.0)) as sink:
+            await sink.send(batch("a", [1]), {})
+            proxy.hang()
+            with pytest.raises(SinkUnavailable, match="no answer in time while"):
+                async with asyncio.timeout(2.0):
+                    await sink.send(batch("b", [2]), {})
+            proxy.heal()
+            await until_taken(sink, batch("b", [2]))
+
+
+class TestBroker:
+    @MODES
+    async def test_a_broker_that_is_killed_and_restarted_has_each_event_once(self, own_kafka, mode):
+        """The same server goes on where it was: its producer's sequence tells copies apart."""
+        topic = new_topic()
+        options = {"mode": mode, "compression": "none"}
+        async with opened(make_sink(own_kafka.port, topic, **options)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            sending = asyncio.create_task(until_taken(sink, batch("b", range(10, 20_000))))
+            await asyncio.sleep(0)
+            await asyncio.to_thread(own_kafka.kill)
+            with pytest.raises(SinkUnavailable, match="no broker can be reached"):
+                await probe(own_kafka, topic)
+            await asyncio.to_thread(own_kafka.start)
+            await sending
+
+        assert sorted(kafka_topics.ids(own_kafka, topic)) == ids(range(20_000))
+
+    @MODES
+    async def test_a_broker_that_hangs_and_goes_on_has_each_event_once(self, own_kafka, mode):
+        """It may have stored what it did not answer."""
+        topic = new_topic()
+        async with opened(make_sink(own_kafka.port, topic, mode=mode)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            own_kafka.pause()
+            await give_up(sink, batch("b", range(10, EVENTS)))
+            own_kafka.resume()
+            await until_taken(sink, batch("b", range(10, EVENTS)))
+
+        assert sorted(kafka_topics.ids(own_kafka, topic)) == ids(range(EVENTS))
+
+
+async def probe(service, topic):
+    sink = make_sink(service.port, topic)
+    try:
+        await sink.check()
+    finally:
+        await sink.close()

@@ -23,7 +23,7 @@ from obstore.store import S3Store
 from segsrv.errors import SinkMisconfigured, SinkRejected
 from segsrv.sinks.base import Batch, Placement
 from segsrv.sinks.s3_errors import answer_of, explained
-from segsrv.sinks.s3_objects import Form, NotPacked, Object, objects_of
+from segsrv.sinks.s3_objects import Form, NotPacked, Object, form_of, objects_of
 
 logger = logging.getLogger(__name__)
 
@@ -150,19 +150,19 @@ class S3Sink:
         )
 
     async def plan(self, _batch: Batch, _last: Placement) -> Placement:
-        return {}  # The batch's id and events say which objects these are.
+        # The batch's id and events say the rest of each key.
+        return {"suffix": self._form.suffix}
 
-    async def send(self, batch: Batch, _placement: Placement) -> None:
+    async def send(self, batch: Batch, placement: Placement) -> None:
+        # Settings may have changed since this batch was sent first, and it may be there.
+        suffix = placement.get("suffix", self._form.suffix)
         if batch.id != self._batch_id:
-            try:
-                objects = await self._run(partial(objects_of, batch, self._prefix, self._form))
-            except NotPacked as error:
-                raise SinkRejected(f"{self.describe()}: {error}") from error
+            objects = await self._run(partial(self._objects, batch, suffix))
             self._batch_id, self._left, self._is_untouched = batch.id, objects, True
         while self._left:
-            key, content = self._left[0]
+            key, content, content_type = self._left[0]
             try:
-                await self._put(key, content, mode=self._mode, content_type=self._form.content_type)
+                await self._put(key, content, mode=self._mode, content_type=content_type)
             except AlreadyExistsError as error:
                 # obstore says the same of 409, after which the object may not be there.
                 if answer_of(error).status != 412:
@@ -185,6 +185,17 @@ class S3Sink:
     def describe(self) -> str:
         at = f" at {self._endpoint.url}" if self._endpoint.url else ""
         return f"s3://{self._bucket}/{self._prefix}{at}"
+
+    def _objects(self, batch: Batch, suffix: str) -> list[Object]:
+        try:
+            return objects_of(batch, self._prefix, form_of(suffix))
+        except (ImportError, KeyError) as error:
+            raise SinkMisconfigured(
+                f"{self.describe()}: a batch that was sent as {suffix} before has to be sent so "
+                f"again, and can't: {error}"
+            ) from error
+        except NotPacked as error:
+            raise SinkRejected(f"{self.describe()}: {error}") from error
 
     async def _connected(self) -> S3Store:
         """Return the store, which is made where certificates may be read from disk meanwhile."""

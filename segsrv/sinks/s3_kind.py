@@ -12,7 +12,7 @@ from segsrv.errors import SettingsError
 from segsrv.settings.fields import option
 from segsrv.sinks.kind import Kind, SinkSpec
 from segsrv.sinks.s3 import Credentials, Endpoint, S3Sink
-from segsrv.sinks.s3_objects import Compression, form_of
+from segsrv.sinks.s3_objects import PARQUET_SUFFIX, SUFFIXES, Compression, Form, form_of
 
 PREFIX_CHARS_MAX = 500
 """A key has up to 1,024 bytes, and segsrv's own part of it about 170."""
@@ -64,7 +64,7 @@ def _make(spec: SinkSpec) -> S3Sink:
             connect_timeout_s=options.connect_timeout_s,
         ),
         credentials=_credentials(spec),
-        form=form_of(options.compression),
+        form=_form(spec),
         is_create_only=options.create_only,
         timeout_s=spec.config.send_timeout_s,
     )
@@ -129,6 +129,22 @@ def _credentials(spec: SinkSpec) -> Credentials | None:
     return Credentials(key_id, secret, token) if key_id else None
 
 
+def _form(spec: SinkSpec) -> Form:
+    compression: Compression = spec.options.compression
+    if spec.config.encoding != "parquet":
+        return form_of(SUFFIXES[compression])
+    if compression != "zstd":
+        raise SettingsError(
+            f"{spec.where}: options.compression={compression} is for NDJSON; "
+            "Parquet has zstd of its own"
+        )
+    try:
+        # Nobody else needs what makes Parquet.
+        return form_of(PARQUET_SUFFIX)
+    except ImportError as error:
+        raise SettingsError(f"{spec.where}: needs {error.name}; install segsrv[parquet]") from error
+
+
 def _certificates(spec: SinkSpec) -> bytes:
     path: Path | None = spec.options.ca_file
     if path is None:
@@ -151,6 +167,7 @@ S3 = Kind(
     make=_make,
     options=S3Options,
     secrets=("access_key_id", "secret_access_key", "session_token"),
+    encodings=("ndjson", "parquet"),
     # An object that holds a minute costs little to store and to read; one a second would not.
     batch_events_max=100_000,
     batch_bytes_max=64 << 20,

@@ -8,6 +8,7 @@ the same keys, and an object that is there already is known to hold these events
 
 from __future__ import annotations
 
+import importlib
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,6 +24,8 @@ else:
     from backports import zstd
 
 Compression = Literal["zstd", "gzip", "none"]
+SUFFIXES: dict[Compression, str] = {"zstd": ".ndjson.zst", "gzip": ".ndjson.gz", "none": ".ndjson"}
+PARQUET_SUFFIX = ".parquet"
 
 HOUR_MS = 3_600_000
 ZSTD_LEVEL = 3
@@ -47,17 +50,21 @@ class Form(NamedTuple):
 class Object(NamedTuple):
     key: str
     content: bytes
+    content_type: str
 
 
-def form_of(compression: Compression) -> Form:
-    """Return the form of NDJSON objects."""
-    match compression:
-        case "zstd":
-            return Form(".ndjson.zst", "application/zstd", _zstd)
-        case "gzip":
-            return Form(".ndjson.gz", "application/gzip", _gzip)
-        case "none":
-            return Form(".ndjson", "application/x-ndjson", lambda parts, _facts: b"".join(parts))
+def form_of(suffix: str) -> Form:
+    """Return the form of objects whose keys end with *suffix*.
+
+    Raises:
+        ImportError: What makes such objects is not installed.
+        KeyError: There are none.
+
+    """
+    if suffix == PARQUET_SUFFIX:
+        form: Form = importlib.import_module("segsrv.sinks.s3_parquet").PARQUET
+        return form
+    return _NDJSON[suffix]
 
 
 def objects_of(batch: Batch, prefix: str, form: Form) -> list[Object]:
@@ -70,7 +77,7 @@ def objects_of(batch: Batch, prefix: str, form: Form) -> list[Object]:
     first = min(fact.received_ms for fact in facts)
     if first // HOUR_MS == max(fact.received_ms for fact in facts) // HOUR_MS:
         key = _key(prefix, batch.id, first, form.suffix)
-        return [Object(key, form.packed(batch.parts, facts))]
+        return [Object(key, form.packed(batch.parts, facts), form.content_type)]
     by_hour: dict[int, list[int]] = {}
     for number, fact in enumerate(facts):
         by_hour.setdefault(fact.received_ms // HOUR_MS, []).append(number)
@@ -79,7 +86,8 @@ def objects_of(batch: Batch, prefix: str, form: Form) -> list[Object]:
     for numbers in by_hour.values():
         own = [facts[number] for number in numbers]
         key = _key(prefix, batch.id, min(fact.received_ms for fact in own), form.suffix)
-        objects.append(Object(key, form.packed([lines[number] for number in numbers], own)))
+        content = form.packed([lines[number] for number in numbers], own)
+        objects.append(Object(key, content, form.content_type))
     return sorted(objects, key=lambda made: (-len(made.content), made.key))
 
 
@@ -99,3 +107,17 @@ def _zstd(parts: Sequence[Lines], _facts: Sequence[Facts]) -> bytes:
 def _gzip(parts: Sequence[Lines], _facts: Sequence[Facts]) -> bytes:
     compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
     return b"".join([*map(compressor.compress, parts), compressor.flush()])
+
+
+def _plain(parts: Sequence[Lines], _facts: Sequence[Facts]) -> bytes:
+    return b"".join(parts)
+
+
+_NDJSON = {
+    form.suffix: form
+    for form in (
+        Form(SUFFIXES["zstd"], "application/zstd", _zstd),
+        Form(SUFFIXES["gzip"], "application/gzip", _gzip),
+        Form(SUFFIXES["none"], "application/x-ndjson", _plain),
+    )
+}

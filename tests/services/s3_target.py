@@ -10,6 +10,7 @@ from tests.services.target import Target
 from tests.site import id_of
 
 PREFIX = "faults"
+ENVIRON = {"S3_TEST_KEY": "segsrv", "S3_TEST_SECRET": secret_of("segsrv")}
 
 
 class S3Target(Target):
@@ -27,28 +28,33 @@ class S3Target(Target):
         return SeaweedFs.installed()
 
     def table(self, port: int) -> str:
-        return f"""
-[[sinks]]
-name = "s3"
-url = "s3://{BUCKET}/{PREFIX}"
-send_timeout_s = 2.0
-retry_s_max = 0.5
-batch_interval_s = 0.2
-batch_events_max = 2000
-options.endpoint = "http://127.0.0.1:{port}"
-options.connect_timeout_s = 1.0
-secrets.access_key_id = {{ env = "S3_TEST_KEY" }}
-secrets.secret_access_key = {{ env = "S3_TEST_SECRET" }}
-"""
+        return table_of(f"http://127.0.0.1:{port}", PREFIX)
 
     def environ(self) -> dict[str, str]:
-        return {"S3_TEST_KEY": "segsrv", "S3_TEST_SECRET": secret_of("segsrv")}
+        return ENVIRON
 
     def ids(self) -> list[str]:
         return [id_of(event) for event in events_of(self.service.objects(f"{PREFIX}/dt="))]
 
     def refused_event(self, _event_id: str) -> None:
         return None
+
+
+def table_of(endpoint: str, prefix: str) -> str:
+    """Return the table of a sink whose faults are soon over; it needs ENVIRON."""
+    return f"""
+[[sinks]]
+name = "s3"
+url = "s3://{BUCKET}/{prefix}"
+send_timeout_s = 2.0
+retry_s_max = 0.5
+batch_interval_s = 0.2
+batch_events_max = 2000
+options.endpoint = "{endpoint}"
+options.connect_timeout_s = 1.0
+secrets.access_key_id = {{ env = "S3_TEST_KEY" }}
+secrets.secret_access_key = {{ env = "S3_TEST_SECRET" }}
+"""
 
 
 def events_of(objects: dict[str, bytes]) -> list[dict]:

@@ -3,13 +3,21 @@
 import gzip
 import re
 
+import duckdb
 import obstore
 import pytest
 from backports import zstd
 
-from segsrv.errors import SegsrvError, SettingsError, SinkMisconfigured, SinkUnavailable
+from segsrv.errors import (
+    SegsrvError,
+    SettingsError,
+    SinkMisconfigured,
+    SinkRejected,
+    SinkUnavailable,
+)
+from segsrv.journal.facts import Facts
 from segsrv.settings import Settings, SinkTable
-from segsrv.sinks import registry
+from segsrv.sinks import Batch, registry
 from tests.command import segsrv
 from tests.server_process import ServerProcess
 from tests.services.s3_service import BUCKET, secret_of
@@ -89,6 +97,55 @@ class TestObjects:
         assert opened(content) == batch.content
         answer = obstore.get(s3_service.store(), f"{s3_prefix}/{key}")
         assert answer.attributes["Content-Type"] == content_type
+
+    async def test_parquet_objects_have_the_columns_of_all_tables(
+        self, s3_service, s3_prefix, tmp_path
+    ):
+        """One object for each hour, with what segsrv knows of its events, and the events."""
+        batch = batch_of([NINE + HOUR_MS - 1, NINE + HOUR_MS, NINE + HOUR_MS + 1])
+        table = {"encoding": "parquet"}
+        await sent(s3_sink(s3_service.endpoint, s3_prefix, table=table), batch)
+
+        found = []
+        for key, content in sorted(stored(s3_service, s3_prefix).items()):
+            assert key.endswith(f"-{BATCH_ID}.parquet")
+            (tmp_path / "one.parquet").write_bytes(content)
+            rows = duckdb.sql(
+                "SELECT event_id, key_id, type, format, epoch_ms(received_at), event "
+                f"FROM '{tmp_path / 'one.parquet'}'"
+            )
+            found.append(rows.fetchall())
+        events = [line.decode().rstrip("\n") for line in batch.lines()]
+        expected = [
+            (f"id-{n}", "web", "track", "flat", facts.received_ms, events[n])
+            for n, facts in enumerate(batch.facts)
+        ]
+        assert found == [expected[:1], expected[1:]]
+
+    async def test_a_batch_keeps_its_form_when_settings_change(self, s3_service, s3_prefix):
+        """It may be there from before the restart, and would be stored twice under two names."""
+        batch = batch_of([NINE])
+        before = s3_sink(s3_service.endpoint, s3_prefix)
+        placement = await before.plan(batch, {})
+        await sent(before, batch)
+        after = s3_sink(s3_service.endpoint, s3_prefix, table={"encoding": "parquet"})
+        await after.open()
+        await after.send(batch, placement)
+        await after.close()
+
+        assert [key[-11:] for key in stored(s3_service, s3_prefix)] == [".ndjson.zst"]
+
+    async def test_an_event_that_parquet_can_t_hold_is_refused(self, s3_service, s3_prefix):
+        """Nothing of the batch is stored, so that delivery may look for the event."""
+        lines = [b'{"n":1}\n', b"no JSON\n"]
+        facts = [Facts("web", "flat", time, "track", 8, "") for time in (NINE, NINE + HOUR_MS)]
+        sink = s3_sink(s3_service.endpoint, s3_prefix, table={"encoding": "parquet"})
+        await sink.open()
+        with pytest.raises(SinkRejected):
+            await sink.send(Batch(BATCH_ID, lines, 2, lambda: facts), {})
+        await sink.close()
+
+        assert stored(s3_service, s3_prefix) == {}
 
     async def test_events_of_an_unknown_time_are_of_1970(self, s3_service, s3_prefix):
         """Journals of earlier releases don't say when an event was received."""
@@ -304,6 +361,34 @@ class TestSettings:
     def test_the_bucket_is_in_the_path_or_the_host(self, url, host):
         """As the endpoint wants it; a server other than AWS mostly has it in the path."""
         assert made(url).sink.describe() == f"s3://bucket/{host}"
+
+
+class TestExtras:
+    @pytest.mark.parametrize(
+        ("driver", "table", "extra"),
+        [("obstore", "", "s3"), ("duckdb", 'encoding = "parquet"', "parquet")],
+    )
+    def test_what_is_not_installed_is_said(self, tmp_path, driver, table, extra):
+        """At the start, with the extra that brings it."""
+        missing = f"raise ModuleNotFoundError('no', name={driver!r})"
+        (tmp_path / f"{driver}.py").write_text(missing)
+        config = f'[[sinks]]\nname = "lake"\nurl = "s3://bucket"\n{table}\n'
+        (tmp_path / "segsrv.toml").write_text(config)
+        ended = segsrv(
+            "check",
+            "--config",
+            "segsrv.toml",
+            cwd=tmp_path,
+            PYTHONPATH=str(tmp_path),
+            PYTHONDONTWRITEBYTECODE="1",
+        )
+
+        assert ended.stderr == (f"segsrv: sinks.lake: needs {driver}; install segsrv[{extra}]\n")
+
+    def test_parquet_has_no_other_compression(self):
+        """One that is asked for is refused, not ignored."""
+        with pytest.raises(SettingsError, match="compression=gzip is for NDJSON"):
+            made("s3://bucket?compression=gzip", encoding="parquet")
 
 
 class TestServer:

@@ -50,6 +50,16 @@ class Stretch:
     part: Part | None = None
 
     @property
+    def first(self) -> int:
+        """The position at which reading begins."""
+        return max(self.survey.first, self.start.position)
+
+    @property
+    def bytes(self) -> int:
+        """How much is read, but for a frame that is read in part."""
+        return max(self.end.position - self.first, 0)
+
+    @property
     def limit(self) -> int | None:
         """The position up to which whole frames are read; None where that is within one."""
         return None if self.end.skip else self.end.position
@@ -140,7 +150,7 @@ class _Replay:
         self._waiting_bytes = 0
 
     async def run(self, stretches: Sequence[Stretch]) -> None:
-        total = sum(stretch.survey.bytes for stretch in stretches)
+        total = sum(stretch.bytes for stretch in stretches)
         try:
             with Bar("replay", total) as bar:
                 for stretch in stretches:
@@ -153,7 +163,7 @@ class _Replay:
 
     async def _send_stretch(self, stretch: Stretch, bar: Bar) -> None:
         faults = self.result.faults
-        at = max(stretch.survey.first, stretch.start.position)
+        at = stretch.first
         for item in stretch.survey.frames(stretch.start.position, stretch.limit):
             if isinstance(item, Fault):
                 self.result.faults += item.what != UNFINISHED
@@ -164,8 +174,11 @@ class _Replay:
                 if self._chosen.has(event.facts) and self._own.has(event.facts):
                     await self._add(event)
             bar.add(item.position - at)
+            bar.tell(self.result.delivered)
             at = item.position
         await self._flush()
+        bar.add(max(stretch.end.position - at, 0))
+        bar.tell(self.result.delivered)
         self.result.faults += stretch.survey.gone
         if stretch.part is not None and self.result.faults == faults:
             standing.delete(stretch.part)

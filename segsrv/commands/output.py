@@ -39,6 +39,14 @@ class Bar:
     def add(self, count: int) -> None:
         self._bar.update(count)
 
+    def tell(self, events: int) -> None:
+        """Show how many events were done so far, and how many a second."""
+        if self._bar.disable:
+            return
+        elapsed_s = self._bar.format_dict["elapsed"]
+        per_s = events / elapsed_s if elapsed_s else 0.0
+        self._bar.set_postfix_str(f"{counted(events, 'event')}, {per_s:,.0f}/s")
+
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print aligned columns: texts to the left, numbers to the right, None as a dash."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from segsrv.delivery.cursor import Cursor, CursorFile, Mark
 from segsrv.delivery.dedup import DedupIndex
 from segsrv.delivery.inheritance import Inheritance, inherit
 from segsrv.delivery.judging import Judge
+from segsrv.delivery.progress import Progress
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.set_aside import SetAside
 from segsrv.delivery.shipper import Shipper
@@ -73,6 +75,10 @@ class Delivery:
         self._asides: dict[str, SetAside] = {}
         self._moves: dict[str, asyncio.Task[None]] = {}
         self.shippers = [self._shipper(built) for built in self.built]
+        self.progress = {
+            built.name: Progress(built.name, batch_bytes_max=built.config.batch_bytes_max)
+            for built in self.built
+        }
 
     async def start(self) -> None:
         """Begin to deliver."""
@@ -161,9 +167,18 @@ class Delivery:
                 "lag_bytes": shipper.lag_bytes,
                 "lag_bytes_max": built.config.lag_bytes_max,
                 "lag_s": round(shipper.lag_s, 3),
+                **self._progress_of(built.name),
             }
             for built, shipper in self._pairs()
         ]
+
+    def _progress_of(self, name: str) -> dict[str, float | None]:
+        progress = self.progress[name]
+        eta_s = progress.eta_s
+        return {
+            "events_per_s": round(progress.events_per_s, 1),
+            "eta_s": None if eta_s is None else round(eta_s, 1),
+        }
 
     def set_aside_bytes(self) -> Mapping[str, tuple[int, int]]:
         """Return for each sink the bytes that are set aside, and those that were lost."""
@@ -229,6 +244,7 @@ class Delivery:
         """Look for sinks that lag too far, for as long as this runs."""
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            self._note_progress()
             if self.is_closed:
                 self.on_closed()
             refusal, full_sink = None, 0
@@ -243,6 +259,17 @@ class Delivery:
                         self._try_to_set_aside(built, shipper), name=f"segsrv-aside-{built.name}"
                     )
             self.refusal, self.full_sink = refusal, full_sink
+
+    def _note_progress(self) -> None:
+        for shipper in self.shippers:
+            # Before it knows where it stands, all that is kept seems to be lacking.
+            if shipper.standing.is_known:
+                self.progress[shipper.name].note(
+                    time.monotonic(),
+                    events=shipper.stats.events,
+                    lag_bytes=shipper.lag_bytes,
+                    is_working=not shipper.is_failing,
+                )
 
     def _pairs(self) -> Iterator[tuple[Built, Shipper]]:
         return zip(self.built, self.shippers, strict=True)

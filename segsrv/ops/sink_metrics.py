@@ -42,21 +42,7 @@ def delivery_report(delivery: Delivery) -> dict[str, Any]:
 def sink_families(delivery: Delivery) -> Iterator[Family]:
     """Return the metrics of all sinks."""
     shippers = delivery.shippers
-    yield gauge(
-        "sink_lag_bytes",
-        "Journal bytes that a sink does not have yet.",
-        _by_sink(shippers, lambda shipper: shipper.lag_bytes),
-    )
-    yield gauge(
-        "sink_lag_bytes_max",
-        "What a sink may lack before on_full holds.",
-        (({"sink": built.name}, built.config.lag_bytes_max) for built in delivery.built),
-    )
-    yield gauge(
-        "sink_lag_seconds",
-        "Age of the oldest event that is being delivered.",
-        _by_sink(shippers, lambda shipper: shipper.lag_s),
-    )
+    yield from _lag_families(delivery)
     yield gauge(
         "sink_up",
         "1 while a sink takes batches.",
@@ -95,6 +81,39 @@ def sink_families(delivery: Delivery) -> Iterator[Family]:
         "delivery_damaged_frames",
         "Damaged pieces met while reading journals, and files that were removed.",
         (({"journal": source.name}, source.damaged_frames) for source in delivery.sources),
+    )
+
+
+def _lag_families(delivery: Delivery) -> Iterator[Family]:
+    shippers = delivery.shippers
+    yield gauge(
+        "sink_lag_bytes",
+        "Journal bytes that a sink does not have yet.",
+        _by_sink(shippers, lambda shipper: shipper.lag_bytes),
+    )
+    yield gauge(
+        "sink_lag_bytes_max",
+        "What a sink may lack before on_full holds.",
+        (({"sink": built.name}, built.config.lag_bytes_max) for built in delivery.built),
+    )
+    yield gauge(
+        "sink_lag_seconds",
+        "Age of the oldest event that is being delivered.",
+        _by_sink(shippers, lambda shipper: shipper.lag_s),
+    )
+    yield gauge(
+        "sink_events_per_second",
+        "Events delivered a second, over the last half minute.",
+        (({"sink": name}, progress.events_per_s) for name, progress in delivery.progress.items()),
+    )
+    yield gauge(
+        "sink_eta_seconds",
+        "Time until a sink has all, if it goes on like this; none while its lag doesn't shrink.",
+        (
+            ({"sink": name}, progress.eta_s)
+            for name, progress in delivery.progress.items()
+            if progress.eta_s is not None
+        ),
     )
 
 

@@ -3,8 +3,10 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -209,6 +211,27 @@ class TestReplay:
         assert len(stored) == 13
         ids = [event["eventn_ctx_event_id"] for event in stored]
         assert len(ids) - len(set(ids)) == 3
+
+    def test_a_terminal_shows_how_far_it_is(self, tmp_path, monkeypatch):
+        """Bytes of what is replayed, to the end, with the events and how many a second."""
+        with server(tmp_path, *KEPT) as process:
+            post(process, 3)
+            post(process, 20)
+            process.wait_for_events(23)
+        leader, follower = os.openpty()
+        os.set_blocking(leader, False)
+        termios.tcsetwinsize(follower, (24, 100))
+        try:
+            with os.fdopen(follower, "w", encoding="utf-8") as terminal:
+                monkeypatch.setattr(sys, "stderr", terminal)
+                assert self.replay("--sink", "file", "--since", "1h") == 0
+                monkeypatch.undo()
+                drawn = os.read(leader, 65_536).decode()
+        finally:
+            os.close(leader)
+        last = drawn.strip().split("\r")[-1]
+        assert "replay: 100%" in last
+        assert re.search(r"23 events, [\d,]+/s\]", last)
 
     def test_the_lines_are_the_same(self, tmp_path):
         """Byte for byte what was delivered before."""

@@ -18,7 +18,16 @@ from tests.waiting import DEADLINE_S
 
 LAG = ("segsrv_sink_lag_bytes", "gauge", "Lag.", [["", {"sink": "a"}, 7.0]])
 SINKS = [
-    {"name": "a", "state": "ok", "message": "", "lag_bytes": 7, "lag_bytes_max": 9, "lag_s": 0.5}
+    {
+        "name": "a",
+        "state": "ok",
+        "message": "",
+        "lag_bytes": 7,
+        "lag_bytes_max": 9,
+        "lag_s": 0.5,
+        "events_per_s": 3.5,
+        "eta_s": 2.0,
+    }
 ]
 
 

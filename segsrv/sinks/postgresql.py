@@ -15,6 +15,7 @@ import contextlib
 import re
 import secrets
 import ssl
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,10 +38,14 @@ from segsrv.sinks.postgresql_errors import (
 from segsrv.sinks.postgresql_names import Name
 from segsrv.sinks.postgresql_text import storable
 
+QUOTE = b"\x01"
 CHUNK_BYTES = 256 << 10
 CLOSE_TIMEOUT_S = 2.0
-SEARCH_SHARE = 0.5
-"""How much of the time for a call goes into finding what is refused."""
+SEARCH_SHARE = 0.6
+"""Which part of the time for a call is over when the search for what is refused ends.
+
+It begins if half of that is left, and has to copy the lines once more.
+"""
 _COPY_LINE = re.compile(rf"COPY {sql.LINES}, line (\d+)")
 
 
@@ -99,11 +104,11 @@ class PostgresqlSink:
         self._destination = ""
         self._connection: Any = None
 
-    async def check(self) -> None:
+    async def check(self) -> list[str]:
         async with self._translated():
             connection = await self._connect()
             try:
-                await tables.check(connection, *self._tables, **self._how)
+                return await tables.check(connection, *self._tables, **self._how)
             finally:
                 connection.terminate()
 
@@ -116,7 +121,7 @@ class PostgresqlSink:
         """Return what is stored of this data directory's events, by the sink of this name."""
         if self._is_once:
             return Delivered("", {})
-        async with self._connected() as connection:
+        async with self._connected() as connection, connection.transaction():
             row = await connection.fetchrow(sql.position(self._positions), *self._key)
         if row is None:
             return Delivered("", {})
@@ -127,8 +132,11 @@ class PostgresqlSink:
         return {}
 
     async def send(self, batch: Batch, _placement: Placement) -> None:
+        if QUOTE in batch.content:
+            raise _not_json(batch, self._where)
         lines, replaced = storable(batch.content)
         facts = _columns_of(batch.facts)
+        started_at = time.monotonic()
         async with self._connected() as connection:
             try:
                 stored = await self._store(connection, batch, lines, facts)
@@ -137,7 +145,7 @@ class PostgresqlSink:
                     raise
                 # The server's word: the transaction is void, and nothing of the batch is there.
                 await connection.execute("ROLLBACK")
-                raise await self._refusal(connection, lines, facts, error) from error
+                raise await self._refusal(connection, lines, facts, error, started_at) from error
         if stored:
             self.stats.replaced_characters += replaced
         else:
@@ -237,9 +245,9 @@ class PostgresqlSink:
             schema_name="pg_temp",
             columns=["line"],
             source=_chunks(lines),
-            # JSON has no raw control characters, so that nothing in a line has to be escaped.
+            # JSON has no raw control characters, so nothing in a line has to be escaped.
             format="csv",
-            quote="\x01",
+            quote=QUOTE.decode(),
             delimiter="\x02",
             encoding="utf-8",
         )
@@ -250,14 +258,22 @@ class PostgresqlSink:
         lines: bytes,
         facts: tuple[str, ...],
         error: asyncpg.PostgresError,
+        started_at: float,
     ) -> SegsrvError:
-        """Return which of *lines* are refused, after all of them were for *error*."""
+        """Return which of *lines* are refused, after all of them were for *error*.
+
+        When time is up, it is those found by then. If that is none, delivery sends two halves.
+        """
         reason = f"{self._where}: {said(error)}"
+        search_s = self._timeout_s * SEARCH_SHARE
+        if time.monotonic() - started_at > search_s / 2:
+            return SinkRejected(reason)
         try:
             await self._copy(connection, lines)
             await connection.execute(sql.search(self._table))
-            limit_s = self._timeout_s * SEARCH_SHARE
-            rows = await connection.fetch(sql.SEARCH, *facts, limit_s)
+            rows = await connection.fetch(
+                sql.SEARCH, *facts, started_at + search_s - time.monotonic()
+            )
         except asyncpg.PostgresError as other:
             if not is_about_events(other, tuple(sql.COLUMN_TYPES)):
                 raise
@@ -276,8 +292,9 @@ class PostgresqlSink:
 
     async def _forget(self, connection: Any, statement: str, *values: str) -> None:
         """Delete the positions of commands; without the right to delete they stay."""
-        with contextlib.suppress(asyncpg.PostgresError):
-            await connection.execute(statement, *values)
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            async with connection.transaction():
+                await connection.execute(statement, *values)
 
 
 _OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -288,6 +305,12 @@ async def _chunks(lines: bytes) -> AsyncIterator[memoryview]:
     view = memoryview(lines)
     for start in range(0, len(view), CHUNK_BYTES):
         yield view[start : start + CHUNK_BYTES]
+
+
+def _not_json(batch: Batch, where: str) -> SinkRejected:
+    """Return the refusal of lines with QUOTE in them, which would swallow those behind."""
+    refused = [index for index, line in enumerate(batch.lines()) if QUOTE in line]
+    return SinkRejected(f"{where}: a control character in JSON", indexes=refused)
 
 
 def _columns_of(facts: list[Facts]) -> tuple[str, ...]:

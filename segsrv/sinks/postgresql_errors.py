@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import ssl
 from typing import Any
 
@@ -51,8 +53,7 @@ def meaning(error: Exception, where: str) -> SegsrvError:
         return SinkMisconfigured(f"{where}: {error}")
     if isinstance(error, ConnectionError) and "rejected SSL upgrade" in str(error):
         return SinkMisconfigured(f"{where}: the server takes no encrypted connections")
-    text = getattr(error, "strerror", None) or error.__class__.__name__
-    return SinkUnavailable(f"{where}: no connection: {text}")
+    return SinkUnavailable(f"{where}: no connection: {_of_network(error)}")
 
 
 def _meaning_of_server(error: asyncpg.PostgresError, where: str) -> SegsrvError:
@@ -87,6 +88,15 @@ def message_of(code: str, message: str) -> str:
         # It quotes the value.
         return f"a value does not fit (SQLSTATE {code})"
     return " ".join(message.split())[:MESSAGE_CHARS_MAX]
+
+
+def _of_network(error: Exception) -> str:
+    number = getattr(error, "errno", None) or 0
+    if number in errno.errorcode:
+        # The loop puts texts of its own in the place of this one.
+        return os.strerror(number)
+    text = _of(error, "strerror") or str(error) or error.__class__.__name__
+    return " ".join(text.split())[:MESSAGE_CHARS_MAX]
 
 
 def _of(error: Any, name: str) -> str:

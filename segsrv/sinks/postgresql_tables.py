@@ -52,18 +52,19 @@ class _Found:
 
 async def check(
     connection: Any, table: Name, positions: Name, *, may_create: bool, where: str
-) -> None:
-    """Find out whether `ready` would succeed, changing nothing.
+) -> list[str]:
+    """Find out whether `ready` would succeed, changing nothing; return what is worth a warning.
 
     Raises:
         SinkMisconfigured: It would not.
         asyncpg.PostgresError: The server refuses.
 
     """
-    found = await _examine(connection, table, positions, where)
-    statements = _refuse(found, where, may_create=may_create)
-    if not statements:
-        await _try(connection, table, positions)
+    async with connection.transaction(readonly=True):
+        found = await _examine(connection, table, positions, where)
+        if not _refuse(found, where, may_create=may_create):
+            await _try(connection, table, positions)
+    return [f"{where}: {hint}" for hint in found[0].hints]
 
 
 async def ready(
@@ -76,20 +77,21 @@ async def ready(
         asyncpg.PostgresError: The server refuses.
 
     """
-    found = await _examine(connection, table, positions, where)
-    if _refuse(found, where, may_create=may_create):
-        await connection.execute(f"BEGIN; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-        # Two servers that start at once would make the same.
-        await connection.execute("SELECT pg_advisory_xact_lock(hashtext('segsrv tables'))")
-        again = await _examine(connection, table, positions, where)
-        for statement in _refuse(again, where, may_create=may_create):
-            await connection.execute(statement)
-            logger.info("sink: made what was missing statement=%s", statement)
-        await connection.execute("COMMIT")
+    # One transaction, also for what only reads: behind a pool, the next may be another session's.
+    async with connection.transaction():
         found = await _examine(connection, table, positions, where)
+        if _refuse(found, where, may_create=may_create):
+            await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+            # Two servers that start at once would make the same.
+            await connection.execute("SELECT pg_advisory_xact_lock(hashtext('segsrv tables'))")
+            found = await _examine(connection, table, positions, where)
+            for statement in _refuse(found, where, may_create=may_create):
+                await connection.execute(statement)
+                logger.info("sink: made what was missing statement=%s", statement)
+            found = await _examine(connection, table, positions, where)
+        await _try(connection, table, positions)
     for hint in found[0].hints:
-        logger.info("sink: queries by it are slow without an index, make one with: %s", hint)
-    await _try(connection, table, positions)
+        logger.warning("sink: %s: %s", where, hint)
     return found[0].full_name
 
 
@@ -137,7 +139,11 @@ async def _events_table(connection: Any, table: Name, around: Any, where: str) -
         )
     missing = [name for name in COLUMN_TYPES if name not in columns]
     adding = ", ".join(f"ADD COLUMN {quoted(name)} {COLUMN_TYPES[name]}" for name in missing)
-    hints = [text for name, text in indexes.items() if name not in row["indexed"]]
+    hints = [
+        f"no index for queries by {name}; run: {statement}"
+        for name, statement in indexes.items()
+        if name not in row["indexed"]
+    ]
     return _Found(
         full_name=row["full_name"],
         mending=(f"ALTER TABLE {table.quoted} {adding}",) if missing else (),

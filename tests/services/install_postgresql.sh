@@ -5,6 +5,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/../debian.sh"
 
 packages=()
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || packages+=(postgresql)
-command -v pgbouncer >/dev/null || packages+=(pgbouncer)
+[[ -x /usr/sbin/pgbouncer ]] || packages+=(pgbouncer)
 command -v openssl >/dev/null || packages+=(openssl)
 install_packages "${packages[@]}"

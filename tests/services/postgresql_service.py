@@ -1,6 +1,7 @@
 """PostgreSQL from Debian as a child of the tests, run by its own user where the tests are root's.
 
-Roles: `admin` (superuser) and `plain` get in without a password, `guarded` with PASSWORD only.
+Roles: `admin` (superuser) and `plain` get in without a password, `guarded` with PASSWORD only, and
+`encrypted` over TLS only.
 """
 
 import os
@@ -15,7 +16,7 @@ PASSWORD = "correct horse"
 USER = "postgres"
 SCRIPT = "tests/services/install.sh postgresql"
 ACCESS = """\
-hostssl encrypted all 127.0.0.1/32 trust
+hostssl all encrypted 127.0.0.1/32 trust
 host all guarded 127.0.0.1/32 scram-sha-256
 host all admin,plain 127.0.0.1/32 trust
 local all all trust
@@ -24,8 +25,8 @@ SETTINGS = """\
 listen_addresses = '127.0.0.1'
 max_connections = 20
 shared_buffers = 16MB
-min_wal_size = 32MB
-max_wal_size = 64MB
+min_wal_size = 2MB
+max_wal_size = 16MB
 """
 
 
@@ -45,15 +46,18 @@ class PostgresqlService(Service):
         return self.data_dir / "cluster"
 
     @property
+    def sockets(self) -> Path:
+        """Where the Unix socket is; a path of more than a hundred characters would be too long."""
+        return Path(f"/tmp/segsrv-postgresql-{self.port}")
+
+    @property
     def certificate(self) -> Path:
         """Signed by itself, for `localhost`."""
         return self.folder / "server.crt"
 
     def prepare(self):
-        # Its user has to get through to the folders.
-        for folder in (*reversed(self.data_dir.parents), self.data_dir):
-            if folder.stat().st_uid == os.geteuid():
-                folder.chmod(folder.stat().st_mode | 0o011)
+        self.sockets.mkdir(exist_ok=True)
+        self._own(self.sockets)
         if (self.cluster / "PG_VERSION").exists():
             # A crash leaves it, and in a container its process id may belong to another by now.
             (self.cluster / "postmaster.pid").unlink(missing_ok=True)
@@ -69,11 +73,11 @@ class PostgresqlService(Service):
         self._make_certificate()
 
     def command(self):
-        sockets = f"unix_socket_directories={self.cluster}"
+        sockets = f"unix_socket_directories={self.sockets}"
         tls = ("-c", "ssl=on", "-c", f"ssl_cert_file={self.cluster}/server.crt")
         tls += ("-c", f"ssl_key_file={self.cluster}/server.key")
         base = [_program("postgres"), "-D", str(self.cluster), "-p", str(self.port)]
-        return _as_user(*base, "-c", sockets, *tls)
+        return as_user(*base, "-c", sockets, *tls)
 
     def is_ready(self):
         status = subprocess.run(
@@ -85,9 +89,13 @@ class PostgresqlService(Service):
         is_new = not (self.cluster / "PG_VERSION").exists()
         super().start()
         if is_new:
-            self.sql("CREATE ROLE plain LOGIN")
+            self.sql("CREATE ROLE plain LOGIN; CREATE ROLE encrypted LOGIN")
             self.sql(f"CREATE ROLE guarded LOGIN PASSWORD '{PASSWORD}'")
             self.make_database("events")
+
+    def kill(self):
+        super().kill()
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
     def make_database(self, name: str) -> None:
         """Make a database that belongs to `plain`."""
@@ -133,17 +141,21 @@ class PostgresqlService(Service):
 
     def _run(self, *command: str) -> None:
         ended = subprocess.run(
-            _as_user(*command), cwd="/", capture_output=True, text=True, check=False
+            as_user(*command), cwd="/", capture_output=True, text=True, check=False
         )
         if ended.returncode:
             raise RuntimeError(ended.stderr or ended.stdout)
 
 
-def _as_user(*command: str) -> list[str]:
-    """Return *command* for the server's user: it refuses to be root's."""
+def as_user(*command: str) -> list[str]:
+    """Return *command* for the server's user: it refuses to be root's.
+
+    It may enter folders of root's alone, as those of tests are.
+    """
     if os.geteuid() != 0:
         return list(command)
-    return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", *command]
+    enter = ("--inh-caps=+dac_override", "--ambient-caps=+dac_override")
+    return ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", *enter, *command]
 
 
 def _program(name: str) -> str:

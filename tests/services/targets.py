@@ -12,7 +12,7 @@ TARGETS = {
     "kafka-idempotent": "tests.services.kafka_target:KafkaTarget",
     "kafka-transactional": "tests.services.kafka_target:KafkaTransactionalTarget",
     "postgresql": "tests.services.postgresql_target:PostgresqlTarget",
-    "clickhouse": "tests.services.clickhouse_target:ClickHouseTarget",
+    "clickhouse": "tests.services.clickhouse_target:ClickhouseTarget",
     "s3": "tests.services.s3_target:S3Target",
     "webhook": "tests.services.webhook_target:WebhookTarget",
 }

@@ -114,7 +114,7 @@ class Rig:
 
         await self.seen(is_there)
         # What a process is that has done all of its work once.
-        self._rss_before = self._rss_before or self._rss()
+        self._rss_before = self._rss_before or self.rss()
 
     async def outage(self) -> None:
         """Wait until the sink counts as down, and check that nothing else suffers."""
@@ -235,7 +235,7 @@ class Rig:
         except OSError:
             return False
 
-    def _rss(self) -> dict[str, int]:
+    def rss(self) -> dict[str, int]:
         found = {}
         for name, pid in pids(self.server).items():
             with contextlib.suppress(OSError, IndexError):
@@ -244,7 +244,7 @@ class Rig:
         return found
 
     def _look_at_memory(self) -> None:
-        for name, rss in self._rss().items():
+        for name, rss in self.rss().items():
             if name in self._rss_before:
                 grown = rss - self._rss_before[name]
                 self._growth_bytes = max(self._growth_bytes, grown)

@@ -136,6 +136,12 @@ class SinkClosed(SinkMisconfigured):
     exit_code = 4
 
 
+class NotConverted(SegsrvError):
+    """Stored lines can't be written in another encoding; trying again can't help."""
+
+    code = "not_converted"
+
+
 class SinkRejected(SegsrvError):
     """The sink refuses events for good; trying again can't help.
 

@@ -3,7 +3,7 @@
 `file_names` says what is in a name, and how a closed file is told. A writer closes a file when a
 batch goes to a later one, or when the file's day or hour is over and the last batch is stored; so
 what a closed file holds is complete. A batch that is sent again after that, because the cursor was
-older than the file, is found in it, compressed or not, and isn't stored twice. A closed file is
+older than the file, is found in it, whatever it is now, and isn't stored twice. A closed file is
 never written to.
 """
 
@@ -33,7 +33,7 @@ from segsrv.files import (
 )
 from segsrv.settings import Settings
 from segsrv.sinks.base import Batch, Placement
-from segsrv.sinks.file_compression import UNREADABLE, compressed_names, open_any
+from segsrv.sinks.file_compression import has_lines
 from segsrv.sinks.file_names import (
     SUFFIX,
     WRITE_BITS,
@@ -41,6 +41,7 @@ from segsrv.sinks.file_names import (
     Rotation,
     is_closed,
     period_end,
+    replacing_names,
     with_mark,
 )
 from segsrv.sinks.file_upkeep import FileStats, Upkeep
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 FILE_BYTES_MAX = 256 << 20
 MARK_BYTES = 4
 
-Compression = Literal["none", "gzip", "zstd"]
+Compression = Literal["none", "gzip", "zstd", "parquet"]
 T = TypeVar("T")
 
 
@@ -184,11 +185,11 @@ class FileSink:
             # Closed, since the cursor is older than the file; or taken away by the operator after
             # the batch was planned. A file of the batch's own can be written again from its first
             # byte, which what is left of the other one can't.
-            if _has_lines(path, offset, planned_bytes):
+            if has_lines(path, offset, planned_bytes):
                 return
             path, offset = path.with_name(f"{path.stem}-{batch.id}{SUFFIX}"), 0
         self._open_files.add(str(path.relative_to(self.root)))
-        if batch.size < planned_bytes and _has_lines(path, offset, planned_bytes):
+        if batch.size < planned_bytes and has_lines(path, offset, planned_bytes):
             return
         flags = os.O_WRONLY | os.O_APPEND
         if offset == 0:
@@ -269,30 +270,10 @@ def _is_writable(path: Path, offset: int) -> bool:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return offset == 0 and not any(name.exists() for name in compressed_names(path))
+        return offset == 0 and not any(name.exists() for name in replacing_names(path))
     return not is_closed(status) and status.st_size >= offset
 
 
 def _can_go_on(path: Path, offset: int) -> bool:
     """Say whether *path* is there; one moved or emptied must not be continued behind a hole."""
     return path.exists() and _is_writable(path, offset)
-
-
-def _has_lines(path: Path, offset: int, size: int) -> bool:
-    """Say whether whole lines stand in all *size* bytes from *offset* on of a file.
-
-    If it was compressed, it is the other one that is read; of a file that is being compressed there
-    is always one of both.
-    """
-    for name in (path, *compressed_names(path)):
-        try:
-            with open_any(name) as file:
-                file.seek(offset)
-                data = file.read(size)
-        except FileNotFoundError:
-            continue
-        except UNREADABLE:
-            return False
-        # A power cut may leave zeros where the data of a write was still to come.
-        return len(data) == size and data.endswith(b"\n") and b"\0" not in data
-    return False

@@ -6,10 +6,12 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
+from segsrv.errors import SettingsError
 from segsrv.settings.fields import option
 from segsrv.settings.model import FileCompress, FileRotate
 from segsrv.settings.sink import DEFAULT_SINK
 from segsrv.sinks.file import FileSink, root_of
+from segsrv.sinks.file_parquet import check_driver
 from segsrv.sinks.kind import Kind, SinkSpec
 
 
@@ -40,6 +42,14 @@ def _make(spec: SinkSpec) -> FileSink:
         name = option_field.name
         own = getattr(spec.options, name)
         given[name] = getattr(spec.settings, name) if own is None else own
+    if spec.config.encoding == "parquet":
+        if spec.options.file_compress not in (None, "none"):
+            raise SettingsError(
+                f"{spec.where}.options.file_compress={spec.options.file_compress}: "
+                "expected none with encoding=parquet, whose files are compressed in themselves"
+            )
+        check_driver(f"{spec.where}.encoding=parquet")
+        given["file_compress"] = "parquet"
     return FileSink(
         root_of(spec.url, spec.settings),
         name=spec.name,
@@ -57,4 +67,5 @@ FILE = Kind(
     # A path may have a question mark in it.
     has_query=False,
     default_url=DEFAULT_SINK,
+    encodings=("ndjson", "parquet"),
 )

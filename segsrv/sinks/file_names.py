@@ -6,7 +6,10 @@ the writer's cursor over restarts. So two writers never share a file, and each o
 the order in which it wrote them. A batch whose file was taken away has a file of its own, named
 after that one with the batch's id behind it.
 
-A file with no write permission is closed: it is complete, and nobody writes to it again.
+A closed file may be replaced by one with the same events, whose name ends with one of REPLACING.
+
+A file with no write permission is complete, and nobody writes to it again. No event is ever in two
+of them: one that replaces another gets write permission, until the other one is gone for good.
 """
 
 from __future__ import annotations
@@ -20,10 +23,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 Rotation = Literal["day", "hour"]
-Method = Literal["gzip", "zstd"]
+Method = Literal["gzip", "zstd", "parquet"]
 
 SUFFIX = ".ndjson"
-COMPRESSED: dict[str, Method] = {".gz": "gzip", ".zst": "zstd"}
+REPLACING: dict[str, Method] = {
+    f"{SUFFIX}.gz": "gzip",
+    f"{SUFFIX}.zst": "zstd",
+    ".parquet": "parquet",
+}
 TEMPORARY = ".tmp"
 WRITE_BITS = 0o222
 
@@ -70,6 +77,22 @@ def is_closed(status: os.stat_result) -> bool:
     return not status.st_mode & WRITE_BITS
 
 
+def replacing_names(path: Path) -> list[Path]:
+    """Return the names that the file which replaces *path* may have."""
+    return [path.with_name(path.name.removesuffix(SUFFIX) + end) for end in REPLACING]
+
+
+def replaced_name(path: Path) -> Path:
+    """Return the name of the file that *path* replaces."""
+    end = next(end for end in REPLACING if path.name.endswith(end))
+    return path.with_name(path.name.removesuffix(end) + SUFFIX)
+
+
+def method_of(path: Path) -> Method | None:
+    """Return how a file of this name holds its lines; None for as they are."""
+    return next((REPLACING[end] for end in REPLACING if path.name.endswith(end)), None)
+
+
 class Found(NamedTuple):
     """A file of segsrv's own naming, as it was when its folder was read."""
 
@@ -78,7 +101,7 @@ class Found(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is neither compressed nor a temporary file."""
+        """Whether it has the lines as they are."""
         return self.path.suffix == SUFFIX
 
     @property
@@ -128,7 +151,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_own(name: str) -> bool:
-    stem, suffix, rest = name.partition(SUFFIX)
-    if suffix and rest.removesuffix(TEMPORARY) in COMPRESSED:
-        rest = ""
-    return bool(suffix) and not rest and any(p.fullmatch(stem) for p in (_NAME, _EARLIER_NAME))
+    replacing = name.removesuffix(TEMPORARY)
+    end = next((end for end in REPLACING if replacing.endswith(end)), SUFFIX)
+    stem = (name if end == SUFFIX else replacing).removesuffix(end)
+    is_ours = stem != name and SUFFIX not in stem
+    return is_ours and any(p.fullmatch(stem) for p in (_NAME, _EARLIER_NAME))

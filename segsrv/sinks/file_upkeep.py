@@ -12,10 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from segsrv.errors import NotConverted
 from segsrv.files import is_full
 from segsrv.sinks import file_retention
-from segsrv.sinks.file_compression import compress, compressed_names, drop_if_stale
-from segsrv.sinks.file_names import COMPRESSED, Found, Method, find, is_closed
+from segsrv.sinks.file_compression import complete, compress, drop_if_stale
+from segsrv.sinks.file_names import (
+    Found,
+    Method,
+    find,
+    is_closed,
+    method_of,
+    replaced_name,
+    replacing_names,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +39,7 @@ class FileStats:
 
     files_closed: int = 0
     files_compressed: int = 0
+    files_not_converted: int = 0
     files_deleted: int = 0
     bytes_deleted: int = 0
     faults: int = 0
@@ -64,6 +74,7 @@ class Upkeep:
         # The first look, at once, finds what an earlier run left half done.
         self._scan_at_s = 0.0
         self._last_fault = ""
+        self._not_converted: set[Path] = set()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -115,29 +126,49 @@ class Upkeep:
     def _scan(self) -> None:
         files = list(find(self._root))
         gone = self._delete(files)
+        self._not_converted &= {file.path for file in files}
         for file in files:
             if self._is_stopping.is_set():
                 return
             try:
                 if file.is_temporary:
                     drop_if_stale(file.path)
-                elif file.is_plain and file.path not in gone and is_closed(file.status):
-                    self._compress(file.path)
+                elif file.path not in gone:
+                    self._look_after(file)
             except OSError as error:
                 self._failed(error)
                 if is_full(error):
                     return
 
+    def _look_after(self, file: Found) -> None:
+        if not file.is_plain:
+            if not is_closed(file.status) and not replaced_name(file.path).exists():
+                # A crash came between the last two steps.
+                complete(file.path)
+        elif is_closed(file.status) and file.path not in self._not_converted:
+            self._compress(file.path)
+
     def _compress(self, path: Path) -> None:
         method = self._method
         if method is None:
             # Compression was turned off after a crash between its last steps.
-            beside = [name for name in compressed_names(path) if name.exists()]
-            if not beside:
-                return
-            method = COMPRESSED[beside[0].suffix]
-        if compress(path, method, self._is_stopping.is_set):
-            self._stats.files_compressed += 1
+            beside = [name for name in replacing_names(path) if name.exists()]
+            method = method_of(beside[0]) if beside else None
+        if method is None:
+            return
+        try:
+            if compress(path, method, self._is_stopping.is_set):
+                self._stats.files_compressed += 1
+        except NotConverted as error:
+            # Until the next start: what is in it does not change.
+            self._not_converted.add(path)
+            self._stats.files_not_converted += 1
+            logger.error(  # noqa: TRY400 - The file is at fault, not the code.
+                "sink: a file stays NDJSON, it can't be Parquet sink=%s file=%s error=%s",
+                self._name,
+                path,
+                error,
+            )
 
     def _delete(self, files: list[Found]) -> set[Path]:
         chosen = file_retention.to_delete(

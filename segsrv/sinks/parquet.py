@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from typing import NamedTuple, Self
 import duckdb
 import orjson
 
-from segsrv.errors import SegsrvError
+from segsrv.errors import NotConverted
 from segsrv.files import write_all
 from segsrv.journal.facts import Facts
 from segsrv.sinks.base import Lines
@@ -40,6 +41,7 @@ HEAD_CHARS = HEAD_DIGITS + 3
 SOURCE_BYTES = "segsrv.source_bytes"
 """The name under which a file says how many bytes its lines had."""
 
+_ERRNO = re.compile(r'"errno":"(\d+)"')
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "allow_persistent_secrets": False,
     "autoinstall_known_extensions": False,
@@ -50,10 +52,6 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     # With one, the caller's thread does the work, with its priority and in the lines' order.
     "threads": 1,
 }
-
-
-class NotConverted(SegsrvError):
-    """These lines can't become a Parquet file, now or later."""
 
 
 class _Extent(NamedTuple):
@@ -123,7 +121,7 @@ class Conversion:
                     raise NotConverted("interrupted")
                 row = connection.execute(statement).fetchone()
         except duckdb.IOException as error:
-            raise OSError(*_told(error)) from error
+            raise _system_error(error) from error
         except duckdb.Error as error:
             raise NotConverted(_first_line(error)) from error
         finally:
@@ -155,7 +153,7 @@ def source_bytes(fd: int) -> int:
             ).fetchall()
         return int(rows[0][0])
     except duckdb.IOException as error:
-        raise OSError(_first_line(error)) from error
+        raise _system_error(error) from error
     except (duckdb.Error, IndexError, ValueError) as error:
         raise NotConverted(f"no Parquet file of segsrv: {_first_line(error)}") from error
 
@@ -222,10 +220,13 @@ def _measure(fd: int) -> _Extent:
     return _Extent(events, size, longest)
 
 
-def _told(error: duckdb.Error) -> tuple[int, str]:
-    """Return the number and text of the system's error that DuckDB tells in words."""
-    text = _first_line(error)
-    return (errno.ENOSPC if os.strerror(errno.ENOSPC) in text else errno.EIO), text
+def _system_error(error: duckdb.IOException) -> OSError:
+    """Return the system's error that DuckDB tells of in words."""
+    found = _ERRNO.search(str(error))
+    if found is None:
+        return OSError(errno.EIO, _first_line(error))
+    number = int(found[1])
+    return OSError(number, os.strerror(number))
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,8 @@ from segsrv.sinks import file_upkeep
 from segsrv.sinks.base import Batch
 from segsrv.sinks.file import FileSink
 from segsrv.sinks.file_compression import zstd
+from segsrv.sinks.file_names import method_of, replaced_name, replacing_names
+from tests.parquet_files import lines_of
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 MIB = 1 << 20
@@ -19,6 +21,7 @@ READERS: dict[str, Callable[[bytes], bytes]] = {
     ".ndjson": bytes,
     ".gz": gzip.decompress,
     ".zst": zstd.decompress,
+    ".parquet": lines_of,
 }
 
 
@@ -32,14 +35,19 @@ def of_lines(lines: bytes, batch_id: str = "test-3") -> Batch:
 
 
 def files(directory: Path) -> list[Path]:
-    """Return the files that a reader reads, oldest first: of two for one, the compressed one."""
-    found = {path for path in (directory / "events").glob("**/*.ndjson*") if path.suffix in READERS}
-    twice = {path.with_suffix("") for path in found if path.suffix != ".ndjson"}
+    """Return the files that a reader reads, oldest first: of two for one, the new one."""
+    found = {path for path in (directory / "events").rglob("*") if path.suffix in READERS}
+    twice = {replaced_name(path) for path in found if path.suffix != ".ndjson"}
     return sorted(found - twice)
 
 
+def replacing(path: Path, method: str) -> Path:
+    """Return the name of the file that replaces *path*."""
+    return next(name for name in replacing_names(path) if method_of(name) == method)
+
+
 def stored(directory: Path) -> list[bytes]:
-    """Return all lines, compressed or not."""
+    """Return all lines, whatever file they are in."""
     data = [READERS[file.suffix](file.read_bytes()) for file in files(directory)]
     assert all(part.endswith(b"\n") for part in data if part), "a torn line"
     return b"".join(data).splitlines(keepends=True)

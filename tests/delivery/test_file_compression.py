@@ -23,16 +23,16 @@ from tests.delivery.stored_files import (
     of_lines,
     opened,
     put,
+    replacing,
     set_clock,
     stored,
 )
 from tests.waiting import until
 
-SUFFIXES = {"gzip": ".gz", "zstd": ".zst"}
 NAME = "120000.000000-0a1b2c3d.ndjson"
 
 
-@pytest.fixture(params=["gzip", "zstd"])
+@pytest.fixture(params=["gzip", "zstd", "parquet"])
 def method(request) -> str:
     return request.param
 
@@ -59,7 +59,7 @@ async def test_a_closed_file_is_compressed(tmp_path, monkeypatch, method):
         await put(sink, batch(3), first)
         await until(lambda: sink.stats.files_compressed == 1)
 
-    compressed = path.with_name(path.name + SUFFIXES[method])
+    compressed = replacing(path, method)
     assert compressed.name in names(tmp_path)
     assert len(names(tmp_path)) == 2
     assert stat.S_IMODE(compressed.stat().st_mode) == 0o440
@@ -112,6 +112,7 @@ async def test_delivery_does_not_wait_for_it(tmp_path, monkeypatch):
     assert min(priorities) > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
+@pytest.mark.parametrize("method", ["gzip", "zstd"])
 async def test_a_stop_does_not_wait_for_it(tmp_path, monkeypatch, method):
     """A server that stops leaves a file that is being compressed as it was."""
     path = closed_file(tmp_path, b'{"n":1}\n' * (MIB // 8) * 4)
@@ -130,6 +131,7 @@ async def test_a_stop_does_not_wait_for_it(tmp_path, monkeypatch, method):
 
 
 class TestFaults:
+    @pytest.mark.parametrize("method", ["gzip", "zstd"])
     async def test_a_full_disk(self, tmp_path, monkeypatch, method, caplog):
         """The file stays as it is, the fault is counted and said once, and it is tried again."""
         path = closed_file(tmp_path)
@@ -141,7 +143,7 @@ class TestFaults:
             monkeypatch.setattr(file_compression, "write_all", write_all)
             await until(lambda: sink.stats.files_compressed)
 
-        assert names(tmp_path) == [path.name + SUFFIXES[method]]
+        assert names(tmp_path) == [replacing(path, method).name]
         assert caplog.text.count("No space left") == 1
 
     async def test_one_that_can_not_be_read(self, tmp_path, monkeypatch, method):
@@ -160,7 +162,7 @@ class TestFaults:
             await until(lambda: sink.stats.files_compressed)
             assert sink.stats.faults == 1
 
-        assert names(tmp_path) == [bad.name, good.name + SUFFIXES[method]]
+        assert names(tmp_path) == [bad.name, replacing(good, method).name]
 
 
 def refuse(number: int):
@@ -173,7 +175,7 @@ def refuse(number: int):
 class TestLeftOver:
     """What a crash, or another server, left behind."""
 
-    @pytest.mark.parametrize("now", ["none", "gzip", "zstd"])
+    @pytest.mark.parametrize("now", ["none", "gzip", "zstd", "parquet"])
     async def test_both_files(self, tmp_path, monkeypatch, method, now):
         """The original goes, and one compressed file is left, whatever the settings are now."""
         path = closed_file(tmp_path)
@@ -186,14 +188,14 @@ class TestLeftOver:
         async with opened(monkeypatch, tmp_path, file_compress=now) as sink:
             await until(lambda: sink.stats.files_compressed)
 
-        assert names(tmp_path) == [path.name + SUFFIXES[method]]
+        assert names(tmp_path) == [replacing(path, method).name]
         assert stored(tmp_path) == [b'{"n":1}\n']
 
     @pytest.mark.parametrize("is_there", [True, False], ids=["original", "no_original"])
     async def test_temporary_files(self, tmp_path, monkeypatch, method, is_there):
         """They are removed at the next start."""
         path = closed_file(tmp_path)
-        temporary = path.with_name(f"{path.name}{SUFFIXES[method]}.tmp")
+        temporary = path.with_name(f"{replacing(path, method).name}.tmp")
         temporary.write_bytes(b"half")
         if not is_there:
             path.unlink()
@@ -205,7 +207,7 @@ class TestLeftOver:
     def test_what_another_process_is_at(self, tmp_path, method):
         """Several servers on one folder compress a file once, and leave each other's work alone."""
         path = closed_file(tmp_path)
-        temporary = path.with_name(f"{path.name}{SUFFIXES[method]}.tmp")
+        temporary = path.with_name(f"{replacing(path, method).name}.tmp")
         temporary.write_bytes(b"half")
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -215,7 +217,7 @@ class TestLeftOver:
         assert compress(path, method, never)
         assert not compress(path, method, never)
 
-        assert names(tmp_path) == [path.name + SUFFIXES[method]]
+        assert names(tmp_path) == [replacing(path, method).name]
 
     def test_what_another_process_has_just_done(self, tmp_path, monkeypatch, method):
         """A file that another one compressed and removed before the lock was had is not again."""

@@ -184,7 +184,7 @@ class TestClosing:
         assert second["file"] > first["file"]
         assert stored(tmp_path) == [b'{"n":1}\n', b'{"n":2}\n']
 
-    @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+    @pytest.mark.parametrize("compression", ["none", "gzip", "zstd", "parquet"])
     async def test_the_documented_command_finds_what_is_complete(
         self, tmp_path, monkeypatch, compression
     ):
@@ -218,7 +218,7 @@ class TestClosing:
 class TestSentAgain:
     """The cursor is older than the file: a crash hit before the next one was saved."""
 
-    @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
+    @pytest.mark.parametrize("compression", ["none", "gzip", "zstd", "parquet"])
     @pytest.mark.parametrize("number", [0, 1])
     async def test_a_batch_of_a_closed_file(self, tmp_path, monkeypatch, compression, number):
         """It is found there, compressed or not, and stored once."""

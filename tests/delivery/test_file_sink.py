@@ -231,8 +231,8 @@ class TestCrash:
 
     @pytest.mark.parametrize(
         ("file_bytes_max", "compression"),
-        [(MIB, "none"), (40, "none"), (40, "gzip"), (40, "zstd")],
-        ids=["one_file", "many_files", "gzip", "zstd"],
+        [(MIB, "none"), (40, "none"), (40, "gzip"), (40, "zstd"), (40, "parquet")],
+        ids=["one_file", "many_files", "gzip", "zstd", "parquet"],
     )
     @pytest.mark.parametrize("days", [0, 1], ids=["same_day", "next_day"])
     async def test_every_event_is_stored_once(
@@ -308,7 +308,9 @@ def _copy_at_each_step(patch, copy_all) -> None:
 def _check_compressed(directory: Path, compression: str) -> None:
     """Check that all but the last file are compressed, and nothing is left over."""
     *closed, _last = names(directory)
-    suffix = {"none": ".ndjson", "gzip": ".ndjson.gz", "zstd": ".ndjson.zst"}[compression]
+    suffix = {"gzip": ".ndjson.gz", "zstd": ".ndjson.zst", "parquet": ".parquet"}.get(
+        compression, ".ndjson"
+    )
     assert all(name.endswith(suffix) for name in closed)
 
 

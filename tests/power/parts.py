@@ -13,6 +13,8 @@ from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.log import SegmentLog
 from segsrv.sinks.base import Batch, Placement
 from segsrv.sinks.file import FileSink
+from segsrv.sinks.file_names import replacing_names
+from tests.parquet_files import lines_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -24,9 +26,10 @@ SINK_FILE_BYTES_MAX = 12_000
 LETTER_BYTES_MAX = 16 * 600
 READ_BYTES = 5_000
 READERS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
+    ".ndjson": bytes,
     ".gz": gzip.decompress,
     ".zst": zstd.decompress,
+    ".parquet": lines_of,
 }
 
 
@@ -108,12 +111,12 @@ def make_batch(batch_id: str, lines: bytes) -> Batch:
 def sent_lines(data_dir: Path) -> list[bytes]:
     """Return all lines of the sink's files, read as users are told to."""
     found = []
-    for path in sorted((data_dir / "events").rglob("*.ndjson*")):
-        read = READERS.get(path.name.rpartition(".ndjson")[2])
-        is_compressed_too = path.suffix == ".ndjson" and any(
-            path.with_name(path.name + suffix).exists() for suffix in READERS if suffix
+    for path in sorted((data_dir / "events").rglob("*")):
+        read = READERS.get(path.suffix)
+        is_replaced = path.suffix == ".ndjson" and any(
+            name.exists() for name in replacing_names(path)
         )
-        if read is not None and not is_compressed_too:
+        if read is not None and not is_replaced:
             found += _lines(path, read(path.read_bytes()))
     return found
 

@@ -14,6 +14,8 @@ from tests.services.free_ports import release_port, take_port
 
 WEED = BUILD / "seaweedfs" / "bin" / "weed"
 GRPC_OFFSET = 10_000
+SOCKETS = Path("/tmp")
+"""Where the server puts its sockets, whatever TMPDIR says."""
 VOLUME_MB = 64
 REQUEST_TIMEOUT_S = 5.0
 BUCKET = "events"
@@ -88,6 +90,10 @@ class SeaweedFs(Service):
         }
         return [str(WEED), "server", *(f"-{name}={value}" for name, value in options.items())]
 
+    def environ(self) -> dict[str, str]:
+        # Its logs go there.
+        return {"TMPDIR": str(self.folder)}
+
     def is_ready(self) -> bool:
         with urllib.request.urlopen(f"{self.endpoint}/healthz", timeout=REQUEST_TIMEOUT_S):
             pass
@@ -104,6 +110,10 @@ class SeaweedFs(Service):
 
     def close(self) -> None:
         super().close()
+        for port in (self.port, *self._ports):
+            # It leaves them behind when it is killed.
+            for socket in SOCKETS.glob(f"seaweedfs-*-grpc-{port + GRPC_OFFSET}.sock"):
+                socket.unlink(missing_ok=True)
         for port in self._ports:
             release_port(port)
 

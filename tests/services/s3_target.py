@@ -16,7 +16,7 @@ ENVIRON = {"S3_TEST_KEY": "segsrv", "S3_TEST_SECRET": secret_of("segsrv")}
 class S3Target(Target):
     kind = "s3"
     is_exactly_once = True
-    disk_bytes = 48 << 20
+    disk_bytes = 24 << 20
     why_none_refused = "A bucket takes every object, and does not look into it."
     service: SeaweedFs
 

@@ -27,6 +27,10 @@ REQUEST_EVENTS = 500
 JOURNAL_DISK_BYTES = 24 << 20
 JOURNAL_ON_A_SMALL_DISK = ("--disk-free-bytes-min=0", "--journal-segment-bytes-max=65536")
 
+SMALL_BATCHES = "--flush-bytes-max=1048576"
+"""With them it shows that memory does not grow with what a sink lacks."""
+IN_A_PROCESS = ("--delivery=process", SMALL_BATCHES)
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -36,8 +40,8 @@ class Fault:
     title: str
     happen: Callable[[Rig], Awaitable[frozenset[str]]]
     """Runs the server and breaks something; returns the ids of events that had to be refused."""
-    delivery: str = "thread"
-    """Both ways have to pass; figures of a process come a second late, which takes longer."""
+    flags: tuple[str, ...] = ("--delivery=thread", SMALL_BATCHES)
+    """Both ways of delivery have to pass; figures of a process come a second late."""
     is_on_sinks_disk: bool = False
     is_on_journals_disk: bool = False
 
@@ -74,7 +78,7 @@ async def run_cell(
     if proxy is not None:
         await asyncio.to_thread(_mend, target, proxy)
     with contextlib.ExitStack() as stack:
-        data_dir, flags = None, (f"--delivery={fault.delivery}",)
+        data_dir, flags = None, fault.flags
         if fault.is_on_journals_disk:
             data_dir = folder / "data"
             stack.enter_context(small_disk(data_dir, JOURNAL_DISK_BYTES))
@@ -224,10 +228,10 @@ async def sink_disk_full(rig: Rig) -> frozenset[str]:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("segsrv_killed", "kill -9 of segsrv in mid-batch", segsrv_killed, "process"),
+        Fault("segsrv_killed", "kill -9 of segsrv in mid-batch", segsrv_killed, IN_A_PROCESS),
         Fault("sink_killed", "sink killed and restarted", sink_killed),
         Fault("sink_hangs", "sink hangs", sink_hangs),
-        Fault("refused_event", "sink refuses one event of 5,000", refused_event, "process"),
+        Fault("refused_event", "sink refuses one event of 5,000", refused_event, IN_A_PROCESS[:1]),
         Fault("network_cut", "network cut in mid-batch", network_cut),
         Fault("answer_cut", "cut after the request, before the answer", answer_cut),
         Fault(

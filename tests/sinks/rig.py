@@ -207,7 +207,7 @@ class Rig:
         copies = sum(count - 1 for count in counts if count)
         if self.target.is_exactly_once:
             assert not copies, f"{copies} events are stored once too often"
-        self.healthy.look()
+        self.healthy.look(is_timed=False)
         assert self.healthy.has(acknowledged), "the healthy sink lacks acknowledged events"
         assert max(self.healthy.counts) == 1, "the healthy sink has events twice"
         growth = self._growth_bytes

@@ -159,7 +159,8 @@ class FileTail:
         self._ledger = ledger
         self._offsets: dict[Path, int] = {}
 
-    def look(self) -> None:
+    def look(self, *, is_timed: bool = True) -> None:
+        """Read what is new; where nobody looked for long, *is_timed* is false."""
         # What is added to it while a look is under way has been there for less than that.
         known, now = self._ledger.acknowledged_at, time.monotonic()
         self.counts.extend(bytes(len(known) - len(self.counts)))
@@ -171,17 +172,21 @@ class FileTail:
             whole = data[: data.rfind(b"\n") + 1]
             self._offsets[path] = offset + len(whole)
             for line in whole.splitlines():
-                self._found(self._ledger.number(id_of(orjson.loads(line))), now)
+                number = self._ledger.number(id_of(orjson.loads(line)))
+                if number >= 0:
+                    self._found(number)
+                    if is_timed:
+                        self._time(number, now)
 
     def has(self, numbers: Iterable[int]) -> bool:
         return all(number < len(self.counts) and self.counts[number] for number in numbers)
 
-    def _found(self, number: int, now: float) -> None:
-        if number < 0:
-            return
+    def _found(self, number: int) -> None:
         if number >= len(self.counts):
             self.counts.extend(bytes(number + 1 - len(self.counts)))
         self.counts[number] = min(self.counts[number] + 1, 255)
+
+    def _time(self, number: int, now: float) -> None:
         at = self._ledger.acknowledged_at[number]
         self.delays_s.append(max(now - at, 0.0) if at else 0.0)
 

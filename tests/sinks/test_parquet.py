@@ -10,15 +10,10 @@ import duckdb
 import orjson
 import pytest
 
+from segsrv.errors import NotConverted
 from segsrv.events.columns import COLUMNS, EVENT, FACTS
 from segsrv.journal.facts import Facts
-from segsrv.sinks.parquet import (
-    SOURCE_BYTES,
-    Conversion,
-    NotConverted,
-    encode,
-    source_bytes,
-)
+from segsrv.sinks.parquet import SOURCE_BYTES, Conversion, encode, source_bytes
 
 SQL_TYPES = {
     "text": "VARCHAR",

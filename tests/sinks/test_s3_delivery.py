@@ -48,6 +48,8 @@ class TestCrash:
             with served(tmp_path, endpoint, s3_prefix) as process:
                 third = post(process, 50)
                 wait_until(lambda: len(stored()) >= 150)
+                own = {"sink": "s3", "count": "found_objects"}
+                assert Site(process).metric("segsrv_sink_own_total", **own) == 1
                 process.stop()
 
         assert sorted(stored()) == sorted(first + second + third)

@@ -221,6 +221,21 @@ class TestAnswers:
                 await sink.send(batch_of(TIMES), {})
             await sink.close()
 
+    async def test_the_largest_object_is_the_first(self, s3_prefix):
+        """So one that is too large is found while the batch can still be refused."""
+
+        def answer(_method, _path, headers):
+            return (413, "") if int(headers["content-length"]) > 5_000 else (200, "")
+
+        with S3Answers(answer) as server:
+            sink = s3_sink(server.endpoint, s3_prefix, compression="none")
+            await sink.open()
+            with pytest.raises(SinkRejected, match=r"takes no object of \d+ bytes"):
+                await sink.send(batch_of([NINE] * 10 + [NINE + HOUR_MS] * 20, pad=400), {})
+            await sink.close()
+
+        assert [path for path in server.bodies if "/dt=" in path] == []
+
     async def test_an_endpoint_without_conditions_is_told(self, s3_prefix, caplog):
         """One that ignores If-None-Match is used, with a warning at the start."""
         with S3Answers(lambda *_request: (200, "")) as server:

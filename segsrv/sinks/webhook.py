@@ -184,13 +184,17 @@ class WebhookSink:
     ) -> None:
         """Raise what an answer means, if it is no success."""
         body = await _body_of(answer)
-        retry_after = answer.headers.get("Retry-After", "")
+        headers = answer.headers
+        text = ""
+        if "Content-Encoding" not in headers:
+            text = self._redactor.line(headers.get("Content-Type", ""), body)
+        retry_after = headers.get("Retry-After", "")
         self.stats.retry_after_answers += bool(retry_after)
         fault = meaning(
             self._shown,
             answer.status,
-            self._redactor.line(answer.headers.get("Content-Type", ""), body),
-            location=answer.headers.get("Location", ""),
+            text,
+            location=headers.get("Location", ""),
             retry_after=retry_after,
         )
         if fault is not None:

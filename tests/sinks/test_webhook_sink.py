@@ -342,17 +342,40 @@ class TestAnswers:
     @pytest.mark.parametrize("status", [200, 503])
     async def test_the_status_decides_though_the_body_never_ends(self, status):
         """A receiver can't hold up delivery with an endless answer, nor fill the memory."""
+        written = 0
 
         async def answer(reader, writer):
+            nonlocal written
             await reader.readuntil(b"}\n")
             writer.write(b"HTTP/1.1 %d X\r\nContent-Length: 99999999\r\n\r\n" % status)
             while True:
                 writer.write(b"x" * 10_000)
                 await writer.drain()
+                written += 10_000
 
         async with raw_server(answer) as port, opened(f"http://127.0.0.1:{port}") as sink:
             with pytest.raises(SinkUnavailable) if status == 503 else _nothing():
                 await sink.send(batch_of(b"{}\n"), {})
+            # Some megabytes fit into the buffers on the way.
+            assert written < 30_000_000
+
+    async def test_an_answer_that_is_compressed(self, receiver, url):
+        """Is not unpacked, however large it would become, and not quoted."""
+        body = "\x1f\x8b" + "x" * 100
+        receiver.answers.append(
+            {"status": 503, "headers": {"Content-Encoding": "gzip"}, "body": body}
+        )
+        async with opened(url) as sink:
+            with pytest.raises(SinkUnavailable, match=r"answered 503$"):
+                await sink.send(batch_of(), {})
+
+    async def test_cookies_are_not_kept(self, receiver, url):
+        """A receiver can't make the sender carry what it likes."""
+        receiver.answers.append({"headers": {"Set-Cookie": "a=b"}})
+        async with opened(url.replace("127.0.0.1", "localhost")) as sink:
+            await sink.send(batch_of(), {})
+            await sink.send(batch_of(), {})
+        assert "cookie" not in receiver.requests[1][2]
 
     async def test_an_answer_before_the_body_was_read(self, receiver, url):
         """A receiver that refuses by the length alone is heard."""
@@ -430,27 +453,31 @@ class TestCheck:
         await step(url)
         assert receiver.requests == []
 
-    async def test_nobody_listens(self, step):
+    @pytest.mark.parametrize("method", ["none", "GET"])
+    async def test_nobody_listens(self, step, method):
         """Said with the system's word for it."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
+            url = f"http://u:{TOKEN}@127.0.0.1:{port}/x"
             with pytest.raises(SinkUnavailable) as caught:
-                await step(f"http://u:{TOKEN}@127.0.0.1:{port}/x")
+                await step(url, options={"check_method": method})
         assert str(caught.value) == f"http://127.0.0.1:{port}: Connection refused"
 
-    async def test_a_name_that_is_none(self, step):
+    @pytest.mark.parametrize("method", ["none", "GET"])
+    async def test_a_name_that_is_none(self, step, method):
         """Is told apart from a receiver that is down."""
         with pytest.raises(SinkUnavailable, match="its name can't be resolved"):
-            await step("http://no.such.host.invalid/")
+            await step("http://no.such.host.invalid/", options={"check_method": method})
 
-    async def test_a_connection_that_is_never_taken(self, step):
+    @pytest.mark.parametrize("method", ["none", "GET"])
+    async def test_a_connection_that_is_never_taken(self, step, method):
         """Has a limit of its own, which the message names."""
 
         async def say_nothing(_reader, _writer):
             await asyncio.sleep(60)
 
-        options = {"connect_timeout_s": 0.2}
+        options = {"connect_timeout_s": 0.2, "check_method": method}
         async with raw_server(say_nothing) as port:
             with pytest.raises(SinkUnavailable, match=r"not connected within 0\.2 s"):
                 await step(f"https://127.0.0.1:{port}", options=options)
@@ -481,39 +508,42 @@ class TestCheck:
         assert headers["authorization"] == TOKEN
 
 
+@pytest.mark.parametrize("method", ["none", "GET"])
 class TestTls:
-    async def test_only_a_trusted_certificate_will_do(self, tmp_path, receiver):
+    """Found by connecting alone, and by a request."""
+
+    async def test_only_a_trusted_certificate_will_do(self, tmp_path, receiver, method):
         """One that the system does not know is refused until `ca_file` says so."""
         certificate = make_certificate(tmp_path, "one")
+        trusting = {"check_method": method, "ca_file": str(certificate[0])}
         other, _key = make_certificate(tmp_path, "other")
         async with serving(receiver, certificate=certificate) as url:
-            for options in ({}, {"ca_file": str(other)}):
+            for options in ({"check_method": method}, trusting | {"ca_file": str(other)}):
                 with pytest.raises(SinkMisconfigured, match="its certificate is not trusted: self"):
                     async with opened(url, options=options):
                         pass
-            async with opened(url, options={"ca_file": str(certificate[0])}) as sink:
+            async with opened(url, options=trusting) as sink:
                 await sink.send(batch_of(), {})
             with pytest.raises(SinkMisconfigured, match="not valid for 'localhost'"):
-                async with opened(
-                    url.replace("127.0.0.1", "localhost"), options={"ca_file": str(certificate[0])}
-                ):
+                async with opened(url.replace("127.0.0.1", "localhost"), options=trusting):
                     pass
-        assert len(receiver.requests) == 1
+        assert receiver.requests[-1][3] == b"".join(LINES)
 
-    async def test_a_receiver_without_tls(self, url):
+    async def test_a_receiver_without_tls(self, url, method):
         """It is said that there is none; the events do not go out in plain text."""
         with pytest.raises((SinkMisconfigured, SinkUnavailable), match="TLS"):
-            async with opened(url.replace("http:", "https:")):
+            async with opened(url.replace("http:", "https:"), options={"check_method": method}):
                 pass
 
     @pytest.mark.parametrize(("text", "said"), [(None, "No such file"), ("x", "no certificate")])
-    async def test_a_file_of_authorities_that_is_none(self, tmp_path, text, said):
+    async def test_a_file_of_authorities_that_is_none(self, tmp_path, method, text, said):
         """Named, with what is wrong with it."""
         path = tmp_path / "ca.pem"
         if text is not None:
             path.write_text(text)
+        options = {"check_method": method, "ca_file": str(path)}
         with pytest.raises(SinkMisconfigured, match=rf"ca_file=.*ca\.pem: .*{said}"):
-            async with opened("https://127.0.0.1:1", options={"ca_file": str(path)}):
+            async with opened("https://127.0.0.1:1", options=options):
                 pass
 
 

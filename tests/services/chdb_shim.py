@@ -9,7 +9,8 @@ body, settings as parameters, users, compressed bodies, the header with the erro
 two statements with one id don't run at once. Statements run one after the other.
 
 User `writer` with the password `right` may do everything, as `default` without one may; `reader`
-with `right` may only read, and `lax` has a profile that drops what it can't read.
+with `right` may only read, and `lax` has a profile that drops what it can't read and stores rows
+one by one.
 """
 
 import gzip
@@ -23,7 +24,14 @@ from backports import zstd
 from chdb import session
 
 PASSWORDS = {"default": "", "writer": "right", "reader": "right", "lax": "right"}
-PROFILES = {"lax": {"input_format_allow_errors_num": "9", "max_insert_block_size": "1"}}
+PROFILES = {
+    "lax": {
+        "input_format_allow_errors_num": "9",
+        "max_insert_block_size": "1",
+        "min_insert_block_size_rows": "1",
+        "min_insert_block_size_bytes": "1",
+    }
+}
 STATUS = {60: 404, 81: 404, 16: 400, 115: 404, 497: 403, 516: 403}
 NOT_SETTINGS = {"query", "database", "user", "password", "query_id", "wait_end_of_query"}
 CODE = re.compile(r"Code: (\d+)")
@@ -96,9 +104,6 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with running_lock:
                 running.discard(query_id)
-
-    def log_message(self, *_args: object) -> None:
-        """Only errors are of interest, and these are answers."""
 
 
 def run(statement: str, settings: dict[str, str]) -> bytes:

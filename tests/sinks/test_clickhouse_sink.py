@@ -226,12 +226,12 @@ class TestOnce:
     async def test_a_large_batch_is_one_block(self, chdb):
         """Of several blocks, some could be stored and others refused."""
         table = new_table()
-        batch = batch_of([{"event": "x" * 200}] * 150_000)
-        async with opened(chdb, table) as sink:
+        batch = batch_of(events(20_000))
+        async with opened(chdb, table, user="lax") as sink:
             await sink.send(batch, {})
 
         query = f"SELECT max(rows), min(level) FROM system.parts WHERE table = '{table}' AND active"
-        assert chdb.query(query) == "150000\t0\n"
+        assert chdb.query(query) == "20000\t0\n"
 
     async def test_a_profile_with_other_defaults_changes_nothing(self, chdb):
         """Each insert brings its own settings: no row that can't be read is dropped silently."""
@@ -250,6 +250,17 @@ class TestOnce:
 
         assert caught.value.indexes == (9,)
         assert chdb.count(table) == 0
+
+    async def test_an_insert_is_answered_when_it_is_stored(self, chdb):
+        """Not when it waits in the server's memory, as is the default of new releases."""
+        batch = batch_of(events(1))
+        async with opened(chdb, new_table()) as sink:
+            await sink.send(batch, {})
+
+        requests = chdb.log_path.read_text().splitlines()
+        (request,) = [line for line in requests if f"insert_deduplication_token={batch.id}" in line]
+        assert "async_insert=0" in request
+        assert "wait_end_of_query=1" in request
 
 
 def chdb_half(batch):

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -271,3 +273,38 @@ class TestProxy:
         service.start()
         with connected(proxy.port) as sock:
             assert asked(sock, b"two") == b"4\n"
+
+
+class TestRun:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_developer_gets_what_to_paste(self, tmp_path, number):
+        """`tests.services.run` prints a sink's table, and Ctrl-C or `kill` ends its service."""
+        with (tmp_path / "out").open("wb") as output:
+            running = subprocess.Popen(
+                [sys.executable, "-m", "tests.services.run", "webhook"],
+                cwd=REPOSITORY,
+                stdout=output,
+                start_new_session=True,
+            )
+        wait_until(lambda: "Ctrl-C ends all" in (tmp_path / "out").read_text(), deadline_s=60)
+        table, _line, _rest = (tmp_path / "out").read_text().partition("\n# running")
+        (sink,) = tomllib.loads(table)["sinks"]
+        port = urllib.parse.urlsplit(sink["url"]).port
+        assert base.is_listening(port)
+
+        running.send_signal(number)
+
+        assert running.wait(30) == 0
+        assert not base.is_listening(port)
+
+    def test_an_unknown_name(self):
+        """A service that is not there is refused with those that are."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.services.run", "mysql"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "mysql is unknown, expected kafka-idempotent, " in done.stderr

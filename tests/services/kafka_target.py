@@ -69,6 +69,4 @@ class KafkaTransactionalTarget(KafkaTarget):
     mode = "transactional"
     kind = "kafka-transactional"
     is_exactly_once = True
-    commit_mark = b"\0\x1a\0"
-    """The head of the request that ends a transaction."""
     commit_mark = END_OF_TRANSACTION

@@ -17,6 +17,7 @@ from tests.services import base
 from tests.services.base import Service
 from tests.services.free_ports import FIRST, LAST, release_port, take_port
 from tests.services.proxy import Proxy
+from tests.services.reaper import stat
 from tests.waiting import wait_until
 
 LINE_SERVER = Path(__file__).with_name("line_server.py")
@@ -79,7 +80,7 @@ def asked(sock: socket.socket, line: bytes) -> bytes:
 
 
 def is_gone(pid: int) -> bool:
-    return (known := base._stat(pid)) is None or known[0] in "ZX"
+    return (known := stat(pid)) is None or known[0] in "ZX"
 
 
 class TestPorts:
@@ -152,7 +153,7 @@ class TestService:
         with connected(service.port) as sock:
             assert asked(sock, b"one") == b"4\n"
             service.pause()
-            wait_until(lambda: base._stat(service.child)[0] == "T")
+            wait_until(lambda: stat(service.child)[0] == "T")
             sock.sendall(b"other\n")
             sock.settimeout(0.2)
             with pytest.raises(TimeoutError):
@@ -175,6 +176,29 @@ class TestService:
             service.start()
         assert not service.is_running
         service.close()
+
+    def test_none_outlives_a_test_run_that_is_killed(self, tmp_path):
+        """Services whose tests were killed are killed as well, with their children."""
+        code = (
+            "import sys, time\n"
+            "from pathlib import Path\n"
+            "from tests.services.test_services import LineService\n"
+            "service = LineService(Path(sys.argv[1]))\n"
+            "service.start()\n"
+            "print(service.pid, service.child, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        run = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+        )
+        with run:
+            pids = [int(pid) for pid in run.stdout.readline().split()]
+            assert len(pids) == 2
+            run.kill()
+        wait_until(lambda: all(map(is_gone, pids)))
 
 
 class TestProxy:

@@ -120,7 +120,7 @@ class IdempotentWriter:
 
     def close(self) -> None:
         if self._lane is not None:
-            self._lane.purge()
+            self._lane.end()
             self._lane = None
 
     def store(self, batch: Batch, call: Call) -> None:
@@ -163,12 +163,12 @@ class IdempotentWriter:
 
     def _drop_lane(self) -> None:
         assert self._lane is not None, "there is one"
-        self._lane.purge()
+        self._lane.end()
         self._lane = None
 
     def _start_over(self, flight: Flight, lane: Lane) -> None:
         """Have what is not known to be stored sent by a new producer."""
-        lane.purge()
+        lane.end()
         flight.again(value for value, _error in lane.failed)
         self._lane = None
 

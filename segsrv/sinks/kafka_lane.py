@@ -70,15 +70,18 @@ class Lane:
 
         """
         produce, topic = self.producer.produce, self._client.topic
-        for record in records:
-            value, key, headers = record
-            while True:
-                try:
-                    produce(topic, value, key, headers=headers)
-                    break
-                except BufferError:
-                    self.poll(call, doing="sending")
-            yield
+        try:
+            for value, key, headers in records:
+                while True:
+                    try:
+                        produce(topic, value, key, headers=headers)
+                        break
+                    except BufferError:
+                        self.poll(call, doing="sending")
+                yield
+        finally:
+            # A traceback would keep the producer alive by it.
+            del produce
 
     def drain(self, call: Call) -> None:
         """Wait until nothing is on its way any more, or a fatal error ends that.
@@ -101,8 +104,13 @@ class Lane:
         """Take what the library has to say, without waiting."""
         self._serve(0)
 
-    def purge(self) -> None:
-        """Give up what is on its way; it is in `failed` then."""
+    def end(self) -> None:
+        """Give up what is on its way, which is in `failed` then, and end the library's threads."""
+        self._purge()
+        # A traceback may hold this object for long.
+        del self.producer
+
+    def _purge(self) -> None:
         with contextlib.suppress(KafkaException):
             self.producer.purge()
         for _ in range(_PURGE_POLLS_MAX):

@@ -34,8 +34,12 @@ class Record(NamedTuple):
 
 def values_of(batch: Batch) -> list[bytes]:
     """Return the lines of *batch* without their newlines."""
-    values = batch.content.split(b"\n")
-    values.pop()
+    values: list[bytes] = []
+    # Part by part: `batch.content` would be one more copy of all, kept as long as the batch.
+    for part in batch.parts:
+        values += bytes(part).split(b"\n")
+        # What stands behind the last newline: nothing.
+        values.pop()
     return values
 
 

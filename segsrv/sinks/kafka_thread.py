@@ -65,6 +65,8 @@ class Worker:
                 self._idle()
             else:
                 _do(*todo)
+                # It may hold a whole batch, and the next one may be long in coming.
+                todo = None
         if self._next is not None:
             self._next[1].cancel()
         self._last()

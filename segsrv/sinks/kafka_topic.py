@@ -43,8 +43,11 @@ def look_up(client: Client, call: Call, *, may_create: bool) -> Topic:
 
     """
     trouble = Trouble()
-    admin = AdminClient(client.config(trouble))
-    return _Lookup(client, admin, trouble, call).run(may_create=may_create)
+    lookup = _Lookup(client, AdminClient(client.config(trouble)), trouble, call)
+    try:
+        return lookup.run(may_create=may_create)
+    finally:
+        lookup.close()
 
 
 class _Lookup:
@@ -53,6 +56,10 @@ class _Lookup:
         self._admin = admin
         self._trouble = trouble
         self._call = call
+
+    def close(self) -> None:
+        # A traceback may hold this object for long, and with it the library's threads.
+        del self._admin
 
     def run(self, *, may_create: bool) -> Topic:
         if not self._is_there():

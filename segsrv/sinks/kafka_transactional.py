@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 METADATA_BYTES_MAX = 4_096
 """The broker's own default for `offset.metadata.max.bytes`."""
 INIT_S = 0.5
+_COORDINATOR_MOVES = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 TIMEOUT_SPARE_S = 5.0
 TIMEOUT_S_MAX = 900.0
 """The broker's own default for `transaction.max.timeout.ms`."""
@@ -72,8 +78,12 @@ class TransactionalWriter:
             },
         )
         self._stats.producers += 1
-        self._begin_with(lane, call)
-        self._last, self._group = self._read_back(call)
+        try:
+            self._begin_with(lane, call)
+            self._last, self._group = self._read_back(call)
+        except BaseException:
+            lane.end()
+            raise
         self._lane = lane
 
     def delivered(self) -> Delivered:
@@ -85,7 +95,7 @@ class TransactionalWriter:
 
     def close(self) -> None:
         if self._lane is not None:
-            self._lane.purge()
+            self._lane.end()
             self._lane = None
 
     def store(self, batch: Batch, call: Call) -> None:
@@ -187,11 +197,18 @@ class TransactionalWriter:
             )
         )
         try:
-            place = TopicPartition(self._client.topic, 0)
-            (found,) = consumer.committed([place], max(call.left_s, POLL_S))
-            if found.error is not None:
-                raise self._client.error(found.error)
-            return decoded(found.metadata), consumer.consumer_group_metadata()
+            while True:
+                place = TopicPartition(self._client.topic, 0)
+                try:
+                    (found,) = consumer.committed([place], max(call.left_s, POLL_S))
+                    if found.error is not None:
+                        raise KafkaException(found.error)
+                    return decoded(found.metadata), consumer.consumer_group_metadata()
+                except KafkaException as error:
+                    if error.args[0].code() not in _COORDINATOR_MOVES:
+                        raise
+                    time.sleep(POLL_S)
+                    self._client.check(trouble, call, doing="reading the record")
         finally:
             consumer.close()
 

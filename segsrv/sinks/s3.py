@@ -20,10 +20,10 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import S3Store
 
-from segsrv.errors import SinkMisconfigured, SinkRejected
+from segsrv.errors import NotConverted, SinkMisconfigured, SinkRejected
 from segsrv.sinks.base import Batch, Placement
-from segsrv.sinks.s3_errors import answer_of, explained
-from segsrv.sinks.s3_objects import Form, NotPacked, Object, form_of, objects_of
+from segsrv.sinks.s3_errors import answer_of, explained, is_known
+from segsrv.sinks.s3_objects import Form, Object, form_of, objects_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,9 @@ class S3Sink:
         self._store: S3Store | None = None
         self._batch_id = ""
         self._left: list[Object] = []
+        # Whether it is sure that the endpoint has nothing of the batch.
         self._is_untouched = True
+        self._making: tuple[str, asyncio.Future[list[Object]]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-s3")
 
     async def check(self) -> None:
@@ -157,10 +159,11 @@ class S3Sink:
         # Settings may have changed since this batch was sent first, and it may be there.
         suffix = placement.get("suffix", self._form.suffix)
         if batch.id != self._batch_id:
-            objects = await self._run(partial(self._objects, batch, suffix))
-            self._batch_id, self._left, self._is_untouched = batch.id, objects, True
+            self._left = await self._made_once(batch, suffix)
+            self._batch_id, self._is_untouched = batch.id, True
         while self._left:
             key, content, content_type = self._left[0]
+            was_untouched, self._is_untouched = self._is_untouched, False
             try:
                 await self._put(key, content, mode=self._mode, content_type=content_type)
             except AlreadyExistsError as error:
@@ -169,22 +172,37 @@ class S3Sink:
                     raise self._explained(error) from None
                 self.stats.found_objects += 1
             except TROUBLE as error:
+                self._is_untouched = was_untouched and is_known(error)
                 if answer_of(error).is_too_large and self._is_untouched:
                     raise self._too_large(len(content)) from None
                 raise self._explained(error) from None
             else:
                 self.stats.objects += 1
                 self.stats.object_bytes += len(content)
-            self._is_untouched = False
             del self._left[0]
 
     async def close(self) -> None:
         self._store = None
+        if self._making is not None:
+            self._making[1].cancel()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def describe(self) -> str:
         at = f" at {self._endpoint.url}" if self._endpoint.url else ""
         return f"s3://{self._bucket}/{self._prefix}{at}"
+
+    async def _made_once(self, batch: Batch, suffix: str) -> list[Object]:
+        """Return the objects of *batch*; a call that is given up leaves them to the next one.
+
+        Else a batch that takes longer to make than a call may take would never be sent.
+        """
+        making = self._making
+        if making is None or making[0] != batch.id:
+            work = self._run(partial(self._objects, batch, suffix))
+            making = self._making = batch.id, asyncio.ensure_future(work)
+        await asyncio.wait([making[1]])
+        self._making = None
+        return making[1].result()
 
     def _objects(self, batch: Batch, suffix: str) -> list[Object]:
         try:
@@ -194,7 +212,7 @@ class S3Sink:
                 f"{self.describe()}: a batch that was sent as {suffix} before has to be sent so "
                 f"again, and can't: {error}"
             ) from error
-        except NotPacked as error:
+        except NotConverted as error:
             raise SinkRejected(f"{self.describe()}: {error}") from error
 
     async def _connected(self) -> S3Store:

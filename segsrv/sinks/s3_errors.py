@@ -77,6 +77,11 @@ def answer_of(error: Exception) -> Answer:
     )
 
 
+def is_known(error: Exception) -> bool:
+    """Say whether *error* is an answer, or came before the request: nothing was stored."""
+    return answer_of(error).status != 0 or "kind: Connect" in str(error)
+
+
 def explained(error: Exception, where: str, bucket: str) -> SegsrvError:
     """Return *error* as delivery has to take it; *where* names the sink's place."""
     text, answer = str(error), answer_of(error)

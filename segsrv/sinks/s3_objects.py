@@ -32,14 +32,10 @@ ZSTD_LEVEL = 3
 GZIP_LEVEL = 6
 
 
-class NotPacked(Exception):
-    """These events can't be in such an object, now or later."""
-
-
 class Form(NamedTuple):
     """How objects look from outside, and what makes one of lines and their facts.
 
-    `packed` blocks its thread, and raises NotPacked for what it will never take.
+    `packed` blocks its thread, and raises NotConverted for what it will never take.
     """
 
     suffix: str

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import orjson
-from backports import zstd
 
+from segsrv.sinks.file_compression import zstd
 from tests.services.s3_service import BUCKET, SeaweedFs, secret_of
 from tests.services.target import Target
 from tests.site import id_of

@@ -1,17 +1,20 @@
 """The S3 sink where things break: what it can't know it finds out, and nothing is stored twice."""
 
 import asyncio
+import contextlib
+import gzip
 import os
 import shutil
 import ssl
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from backports import zstd
 
 from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable
 from segsrv.sinks import Batch
+from segsrv.sinks.file_compression import zstd
 from tests.disks import fill
 from tests.faults.disks import mount, unmount
 from tests.needs import skip_or_fail
@@ -19,6 +22,7 @@ from tests.services.proxy import Proxy
 from tests.services.s3_answers import S3Answers
 from tests.services.s3_service import SeaweedFs
 from tests.sinks.s3_sinks import HOUR_MS, NINE, batch_of, s3_sink
+from tests.waiting import until
 
 TIMES = [NINE, NINE + HOUR_MS]
 DISK_BYTES = 24 << 20
@@ -221,6 +225,31 @@ class TestAnswers:
                 await sink.send(batch_of(TIMES), {})
             await sink.close()
 
+    async def test_a_batch_is_not_refused_after_a_call_that_was_given_up(self, s3_prefix):
+        """What that call did is not known, so parts of the batch could be there twice."""
+        is_over = threading.Event()
+        sizes = []
+
+        def answer(_method, path, headers):
+            if "_segsrv" in path:
+                return 412, "PreconditionFailed"
+            sizes.append(headers["content-length"])
+            if len(sizes) == 1:
+                is_over.wait(10)
+            return 413, ""
+
+        with S3Answers(answer) as server:
+            sink, batch = s3_sink(server.endpoint, s3_prefix), batch_of([NINE])
+            await sink.open()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await sink.send(batch, {})
+            await until(lambda: sizes)
+            is_over.set()
+            with pytest.raises(SinkMisconfigured, match="lower the sink's batch_bytes_max"):
+                await sink.send(batch, {})
+            await sink.close()
+
     async def test_the_largest_object_is_the_first(self, s3_prefix):
         """So one that is too large is found while the batch can still be refused."""
 
@@ -281,6 +310,29 @@ class TestAnswers:
 
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 400
+
+
+class TestLongWork:
+    async def test_a_batch_that_takes_longer_than_a_call_is_sent(self, s3_service, s3_prefix):
+        """What a call that was given up had begun to compress is there for the next one."""
+        sink = s3_sink(s3_service.endpoint, s3_prefix, compression="gzip")
+        lines = [os.urandom(1_500).hex().encode() * 10 + b"\n" for _number in range(2_000)]
+        facts = batch_of([NINE] * len(lines)).facts
+        batch = Batch("d" * 24, lines, len(lines), lambda: facts)
+        await sink.open()
+        tries, is_sent = 0, False
+        while not is_sent:
+            tries += 1
+            assert tries < 200
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await sink.send(batch, {})
+                    is_sent = True
+        await sink.close()
+
+        assert tries > 1
+        [content] = s3_service.objects(f"{s3_prefix}/dt=").values()
+        assert gzip.decompress(content) == batch.content
 
 
 class TestTls:

@@ -6,7 +6,6 @@ import re
 import duckdb
 import obstore
 import pytest
-from backports import zstd
 
 from segsrv.errors import (
     SegsrvError,
@@ -18,6 +17,7 @@ from segsrv.errors import (
 from segsrv.journal.facts import Facts
 from segsrv.settings import Settings, SinkTable
 from segsrv.sinks import Batch, registry
+from segsrv.sinks.file_compression import zstd
 from tests.command import segsrv
 from tests.server_process import ServerProcess
 from tests.services.s3_service import BUCKET, secret_of

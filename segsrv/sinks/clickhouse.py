@@ -15,10 +15,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -94,6 +94,13 @@ class _Layout:
     has_token: bool
 
 
+class _Look(NamedTuple):
+    """What was found: `layout` is None while there is no table, `warning` empty if all is well."""
+
+    layout: _Layout | None
+    warning: str
+
+
 class ClickhouseSink:
     """One table on one server; `address` is for people, and holds no user or password."""
 
@@ -125,11 +132,12 @@ class ClickhouseSink:
         # One thread: rows are made beside the loop, of one batch at a time.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-clickhouse")
 
-    async def check(self) -> None:
-        await self._said(self._look(may_create=False))
+    async def check(self) -> Sequence[str]:
+        look: _Look = await self._said(self._look(may_create=False))
+        return [look.warning] if look.warning else []
 
     async def open(self) -> None:
-        self._layout = await self._said(self._look(may_create=self._create))
+        await self._said(self._reopen())
 
     async def plan(self, _batch: Batch, _last: Placement) -> Placement:
         return {}  # The batch's id is enough.
@@ -154,8 +162,7 @@ class ClickhouseSink:
             raise
 
     async def _send(self, batch: Batch) -> None:
-        layout = self._layout = self._layout or await self._look(may_create=self._create)
-        assert layout is not None, "a missing table was made, or an error says that it is missing"
+        layout = self._layout or await self._reopen()
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(self._thread, self._body, batch, layout)
         own = {"query_id": batch.id}
@@ -190,22 +197,27 @@ class ClickhouseSink:
     def _packed(self, body: bytes) -> bytes:
         return zstd.compress(body, ZSTD_LEVEL) if self._encoding else body
 
-    async def _look(self, *, may_create: bool) -> _Layout | None:
-        """Learn what the server and the table are like, and say what is doubtful.
+    async def _reopen(self) -> _Layout:
+        look = await self._look(may_create=self._create)
+        assert look.layout is not None, "a missing table was made, or an error says it is missing"
+        if look.warning != self._warned:
+            self._warned = look.warning
+            if look.warning:
+                logger.warning("sink: %s", look.warning)
+        self._layout = look.layout
+        return look.layout
 
-        A missing table is made with *may_create*; None if it is missing and may not be made yet.
-        """
+    async def _look(self, *, may_create: bool) -> _Look:
+        """Learn what the server and the table are like; a missing one is made with *may_create*."""
         server = await self._server()
         types = await self._types(server, may_create=may_create)
         if types is None:
-            return None
+            return _Look(None, "")
         layout = self._layout_of(server, types)
         # Inserts nothing: it asks whether that is allowed, and understood.
         await self._insert(layout, self._packed(b"[]" if layout.has_token else b""), {})
-        if (warning := await self._doubt(server)) and warning != self._warned:
-            logger.warning("sink: %s: %s: %s", self._where, self._address, warning)
-        self._warned = warning
-        return layout
+        doubt = await self._doubt(server)
+        return _Look(layout, f"{self._where}: {self._address}: {doubt}" if doubt else "")
 
     async def _server(self) -> _Server:
         rows = await self._rows(sql.known_names([*SETTINGS, TOKEN, *_NEEDS]))
@@ -215,7 +227,7 @@ class ClickhouseSink:
         )
 
     async def _types(self, server: _Server, *, may_create: bool) -> dict[str, str] | None:
-        """Return the types of the columns that can be inserted, by name; None as in `_look`."""
+        """Return the types of the columns that can be inserted; None if there is no table."""
         statement = f"DESCRIBE TABLE {self._table}"
         try:
             rows = await self._rows(statement)

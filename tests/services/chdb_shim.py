@@ -27,6 +27,7 @@ PASSWORDS = {"default": "", "writer": "right", "reader": "right", "lax": "right"
 PROFILES = {
     "lax": {
         "input_format_allow_errors_num": "9",
+        "input_format_json_read_objects_as_strings": "0",
         "max_insert_block_size": "1",
         "min_insert_block_size_rows": "1",
         "min_insert_block_size_bytes": "1",

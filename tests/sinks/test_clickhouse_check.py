@@ -92,6 +92,21 @@ class TestCheck:
 
         assert check(tmp_path, service.port, table=table, more=more).returncode == 0
 
+    def test_a_body_that_the_server_can_not_read_is_no_fault_of_the_events(
+        self, old_clickhouse, tmp_path
+    ):
+        """An old server takes a compressed body for rows: that is said before any are sent."""
+        table, more = new_table(), 'options.compress = "zstd"'
+        old_clickhouse.query(
+            f"CREATE TABLE {table} (received_at DateTime, event String) "
+            "ENGINE = MergeTree PARTITION BY received_at ORDER BY received_at"
+        )
+        ended = check(tmp_path, old_clickhouse.port, table=table, more=more)
+
+        assert ended.returncode == CANNOT_START
+        assert "not accepted: " in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
     def test_a_table_without_a_window_is_warned_of(self, chdb, tmp_path):
         """By `check` as well, which ends well."""
         table = new_table()
@@ -102,7 +117,9 @@ class TestCheck:
         ended = check(tmp_path, chdb.port, table=table)
 
         assert ended.returncode == 0
+        assert ended.stderr.startswith("segsrv: warning: sinks.ch: clickhouse://127.0.0.1:")
         assert "ALTER TABLE `default`.`" in ended.stderr
+        assert ended.stderr.count("\n") == 1
 
     @pytest.mark.parametrize(
         ("url", "line"),

@@ -260,6 +260,8 @@ class TestOnce:
         requests = chdb.log_path.read_text().splitlines()
         (request,) = [line for line in requests if f"insert_deduplication_token={batch.id}" in line]
         assert "async_insert=0" in request
+        # The server refuses a second one while this one runs.
+        assert f"query_id={batch.id}" in request
         assert "wait_end_of_query=1" in request
 
 

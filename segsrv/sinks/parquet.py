@@ -28,6 +28,8 @@ from segsrv.journal.facts import Facts
 from segsrv.sinks.base import Lines
 from segsrv.sinks.parquet_sql import copy_statement
 
+__all__ = ["SOURCE_BYTES", "Conversion", "NotConverted", "encode", "source_bytes"]
+
 ROW_GROUP_BYTES = 32 << 20
 """In memory, of which a row group takes several times as much while it is written."""
 READ_BYTES_MIN = 1 << 20

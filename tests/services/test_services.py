@@ -292,7 +292,8 @@ class TestProxy:
     def test_a_server_that_is_down(self, service, proxy):
         """Clients of a server that is gone are cut, and served when it is back."""
         service.kill()
-        with connected(proxy.port) as sock:
+        # The cut may come as early as the end of the connect.
+        with contextlib.suppress(ConnectionError), connected(proxy.port) as sock:
             assert asked(sock, b"one") == b""
         service.start()
         with connected(proxy.port) as sock:

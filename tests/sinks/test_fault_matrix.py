@@ -70,7 +70,7 @@ async def test_a_full_disk(kind, outcomes, tmp_path):
 
 
 def test_the_documented_matrix(request, outcomes):
-    """The documentation's table is what runs have written down, for the cells that there are now."""
+    """The documentation has what runs have written down, for exactly the cells that exist."""
     if request.config.getoption("--write-fault-matrix"):
         matrix_page.add(outcomes)
     figures = matrix_page.load()

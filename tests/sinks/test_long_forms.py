@@ -15,8 +15,7 @@ def test_an_outage_under_load(tmp_path):
     assert report.outage_s >= OUTAGE_S
     assert report.backlog_bytes > 0
     assert report.catch_up_events_per_s > 0
-    assert report.copies == 0
-    assert len(report.lines()) == 8
+    assert report.lines()[-1].endswith(" acknowledged, none lost, 0 twice")
 
 
 def test_all_sinks_with_random_kills(tmp_path):

@@ -10,6 +10,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +19,9 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from tests.needs import skip_or_fail
+from tests.services import reaper
 from tests.services.free_ports import release_port, take_port
+from tests.services.reaper import family_of, freeze, signal_all, stat
 
 BUILD = Path(__file__).resolve().parent / "build"
 """Where the scripts that install services put what they download; git ignores it."""
@@ -25,6 +29,8 @@ POLL_INTERVAL_S = 0.02
 CONNECT_TIMEOUT_S = 1.0
 GONE_TIMEOUT_S = 10.0
 TAIL_BYTES = 4_000
+_reapers: list[subprocess.Popen[bytes]] = []
+_lock = threading.Lock()
 
 
 class Service:
@@ -117,6 +123,7 @@ class Service:
                 stderr=log,
                 start_new_session=True,
             )
+        _tell_reaper(f"+{self.pid}")
         atexit.register(self.kill)
         try:
             self._wait_until_ready()
@@ -140,20 +147,21 @@ class Service:
         atexit.unregister(self.kill)
         if self._process is None:
             return
-        family = self._frozen() if self.is_running else []
-        _signal_all(family, signal.SIGKILL)
+        family = freeze(self.pid) if self.is_running else []
+        signal_all(family, signal.SIGKILL)
         self._process.wait()
+        _tell_reaper(f"-{self.pid}")
         # Those that are left belong to process 1, which may be slow to collect them.
         _wait_until_gone(family)
 
     def pause(self) -> None:
         """Freeze the server: connections stay open, and nothing is answered."""
-        self._frozen()
+        freeze(self.pid)
 
     def resume(self) -> None:
         """Let a frozen server go on; one that is dead stays so."""
         if self.is_running:
-            _signal_all(_family_of(self.pid), signal.SIGCONT)
+            signal_all(family_of(self.pid), signal.SIGCONT)
 
     def close(self) -> None:
         """Kill the server and give its port back, after which it can't be started again."""
@@ -193,15 +201,6 @@ class Service:
                 )
             time.sleep(POLL_INTERVAL_S)
 
-    def _frozen(self) -> list[int]:
-        """Stop the server and its descendants, parents first, and return all of them."""
-        stopped: list[int] = []
-        # A child that was started meanwhile is found in the next round.
-        while new := [pid for pid in _family_of(self.pid) if pid not in stopped]:
-            _signal_all(new, signal.SIGSTOP)
-            stopped += new
-        return stopped
-
 
 def is_listening(port: int) -> bool:
     try:
@@ -211,37 +210,35 @@ def is_listening(port: int) -> bool:
     return True
 
 
-def _family_of(pid: int) -> list[int]:
-    """Return *pid* and all its living descendants, parents first."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (known := _stat(int(entry.name))) is not None:
-            children.setdefault(known[1], []).append(int(entry.name))
-    family = [pid]
-    for member in family:
-        family += children.get(member, [])
-    return family
+def _tell_reaper(line: str) -> None:
+    """Start the process that kills what this one leaves behind, and tell it *line*."""
+    with _lock:
+        if not _reapers:
+            # Registered before any service, and so called after all of them have ended.
+            atexit.register(_end_reaper)
+            # A session of its own: Ctrl-C is for the tests, which end their services by themselves.
+            _reapers.append(
+                subprocess.Popen(
+                    [sys.executable, str(Path(reaper.__file__))],
+                    stdin=subprocess.PIPE,
+                    start_new_session=True,
+                )
+            )
+        pipe = _reapers[0].stdin
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):
+            pipe.write(f"{line}\n".encode())
+            pipe.flush()
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Return the state of a process and its parent; None if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, parent = text.rpartition(")")[2].split()[:2]
-    return state, int(parent)
-
-
-def _signal_all(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+def _end_reaper() -> None:
+    with contextlib.suppress(BrokenPipeError):
+        _reapers[0].communicate()
 
 
 def _wait_until_gone(pids: list[int]) -> None:
     deadline = time.monotonic() + GONE_TIMEOUT_S
-    while any((known := _stat(pid)) is not None and known[0] not in "ZX" for pid in pids):
+    while any((known := stat(pid)) is not None and known[0] not in "ZX" for pid in pids):
         if time.monotonic() > deadline:
             raise RuntimeError(f"one of the processes {pids} did not end")
         time.sleep(POLL_INTERVAL_S)

@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import tomllib
+import urllib.parse
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.services import base
 from tests.services.base import Service
 from tests.services.free_ports import FIRST, LAST, release_port, take_port
 from tests.services.proxy import Proxy
+from tests.services.reaper import stat
 from tests.waiting import wait_until
 
 LINE_SERVER = Path(__file__).with_name("line_server.py")
@@ -77,7 +80,7 @@ def asked(sock: socket.socket, line: bytes) -> bytes:
 
 
 def is_gone(pid: int) -> bool:
-    return (known := base._stat(pid)) is None or known[0] in "ZX"
+    return (known := stat(pid)) is None or known[0] in "ZX"
 
 
 class TestPorts:
@@ -150,7 +153,7 @@ class TestService:
         with connected(service.port) as sock:
             assert asked(sock, b"one") == b"4\n"
             service.pause()
-            wait_until(lambda: base._stat(service.child)[0] == "T")
+            wait_until(lambda: stat(service.child)[0] == "T")
             sock.sendall(b"other\n")
             sock.settimeout(0.2)
             with pytest.raises(TimeoutError):
@@ -173,6 +176,29 @@ class TestService:
             service.start()
         assert not service.is_running
         service.close()
+
+    def test_none_outlives_a_test_run_that_is_killed(self, tmp_path):
+        """Services whose tests were killed are killed as well, with their children."""
+        code = (
+            "import sys, time\n"
+            "from pathlib import Path\n"
+            "from tests.services.test_services import LineService\n"
+            "service = LineService(Path(sys.argv[1]))\n"
+            "service.start()\n"
+            "print(service.pid, service.child, flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        run = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+        )
+        with run:
+            pids = [int(pid) for pid in run.stdout.readline().split()]
+            assert len(pids) == 2
+            run.kill()
+        wait_until(lambda: all(map(is_gone, pids)))
 
 
 class TestProxy:
@@ -266,8 +292,44 @@ class TestProxy:
     def test_a_server_that_is_down(self, service, proxy):
         """Clients of a server that is gone are cut, and served when it is back."""
         service.kill()
-        with connected(proxy.port) as sock:
+        # The cut may come as early as the end of the connect.
+        with contextlib.suppress(ConnectionError), connected(proxy.port) as sock:
             assert asked(sock, b"one") == b""
         service.start()
         with connected(proxy.port) as sock:
             assert asked(sock, b"two") == b"4\n"
+
+
+class TestRun:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_a_developer_gets_what_to_paste(self, tmp_path, number):
+        """`tests.services.run` prints a sink's table, and Ctrl-C or `kill` ends its service."""
+        with (tmp_path / "out").open("wb") as output:
+            running = subprocess.Popen(
+                [sys.executable, "-m", "tests.services.run", "webhook"],
+                cwd=REPOSITORY,
+                stdout=output,
+                start_new_session=True,
+            )
+        wait_until(lambda: "Ctrl-C ends all" in (tmp_path / "out").read_text(), deadline_s=60)
+        table, _line, _rest = (tmp_path / "out").read_text().partition("\n# running")
+        (sink,) = tomllib.loads(table)["sinks"]
+        port = urllib.parse.urlsplit(sink["url"]).port
+        assert base.is_listening(port)
+
+        running.send_signal(number)
+
+        assert running.wait(30) == 0
+        assert not base.is_listening(port)
+
+    def test_an_unknown_name(self):
+        """A service that is not there is refused with those that are."""
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.services.run", "mysql"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert "mysql is unknown, expected kafka-idempotent, " in done.stderr

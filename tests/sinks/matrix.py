@@ -7,7 +7,6 @@ In the end the sink has every acknowledged event, and what is exactly once has n
 
 import asyncio
 import contextlib
-import importlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from tests.faults.disks import mount, unmount
 from tests.faults.hung_disk import hung
 from tests.services.proxy import Proxy
 from tests.services.target import Target
+from tests.services.targets import TARGETS, start, target_class
 from tests.sinks.rig import MORE_EVENTS, Outcome, Rig
-from tests.site import new_id
 
 ROUNDS = 3
 REFUSED_OF = 5_000
@@ -28,14 +27,9 @@ REQUEST_EVENTS = 500
 JOURNAL_DISK_BYTES = 24 << 20
 JOURNAL_ON_A_SMALL_DISK = ("--disk-free-bytes-min=0", "--journal-segment-bytes-max=65536")
 
-TARGETS = {
-    "file": "tests.services.file_target:FileTarget",
-    "kafka-idempotent": "tests.services.kafka_target:KafkaTarget",
-    "kafka-transactional": "tests.services.kafka_target:KafkaTransactionalTarget",
-    "s3": "tests.services.s3_target:S3Target",
-    "webhook": "tests.services.webhook_target:WebhookTarget",
-}
-"""By the sink's name in the matrix, in its order."""
+SMALL_BATCHES = "--flush-bytes-max=1048576"
+"""With them it shows that memory does not grow with what a sink lacks."""
+IN_A_PROCESS = ("--delivery=process", SMALL_BATCHES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +40,10 @@ class Fault:
     title: str
     happen: Callable[[Rig], Awaitable[frozenset[str]]]
     """Runs the server and breaks something; returns the ids of events that had to be refused."""
-    delivery: str = "thread"
-    """Both ways have to pass; figures of a process come a second late, which takes longer."""
+    flags: tuple[str, ...] = ("--delivery=thread", SMALL_BATCHES)
+    """Both ways of delivery have to pass; figures of a process come a second late."""
     is_on_sinks_disk: bool = False
     is_on_journals_disk: bool = False
-
-
-def target_class(kind: str) -> type[Target]:
-    module, _colon, name = TARGETS[kind].partition(":")
-    found: type[Target] = getattr(importlib.import_module(module), name)
-    return found
 
 
 def cells() -> list[tuple[str, str]]:
@@ -71,21 +59,6 @@ def why_not(kind: str, fault: str) -> str:
     if fault == "sink_disk_full" and target.disk_bytes is None:
         return target.why_no_full_disk
     return target.why_not.get(fault, "")
-
-
-@contextlib.contextmanager
-def running(target: Target) -> Iterator[Proxy | None]:
-    """Run a target's service, and a proxy before it, for the length of a `with` block."""
-    if target.service is None:
-        yield None
-        return
-    try:
-        with Proxy(target.proxied_port) as proxy:
-            target.behind(proxy.port)
-            start(target)
-            yield proxy
-    finally:
-        target.service.close()
 
 
 async def run_cell(
@@ -105,7 +78,7 @@ async def run_cell(
     if proxy is not None:
         await asyncio.to_thread(_mend, target, proxy)
     with contextlib.ExitStack() as stack:
-        data_dir, flags = None, (f"--delivery={fault.delivery}",)
+        data_dir, flags = None, fault.flags
         if fault.is_on_journals_disk:
             data_dir = folder / "data"
             stack.enter_context(small_disk(data_dir, JOURNAL_DISK_BYTES))
@@ -174,7 +147,7 @@ async def sink_hangs(rig: Rig) -> frozenset[str]:
 
 
 async def refused_event(rig: Rig) -> frozenset[str]:
-    event_id = new_id()
+    event_id = rig.stream.ledger.new()
     async with rig.serving():
         await rig.flowing()
         # What comes now waits, and then goes out in large batches.
@@ -255,10 +228,10 @@ async def sink_disk_full(rig: Rig) -> frozenset[str]:
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("segsrv_killed", "kill -9 of segsrv in mid-batch", segsrv_killed, "process"),
+        Fault("segsrv_killed", "kill -9 of segsrv in mid-batch", segsrv_killed, IN_A_PROCESS),
         Fault("sink_killed", "sink killed and restarted", sink_killed),
         Fault("sink_hangs", "sink hangs", sink_hangs),
-        Fault("refused_event", "sink refuses one event of 5,000", refused_event, "process"),
+        Fault("refused_event", "sink refuses one event of 5,000", refused_event, IN_A_PROCESS[:1]),
         Fault("network_cut", "network cut in mid-batch", network_cut),
         Fault("answer_cut", "cut after the request, before the answer", answer_cut),
         Fault(
@@ -267,13 +240,6 @@ FAULTS = {
         Fault("sink_disk_full", "sink's disk full", sink_disk_full, is_on_sinks_disk=True),
     )
 }
-
-
-def start(target: Target) -> None:
-    """Start a target's service, if it has one, with all that its sink needs there."""
-    if target.service is not None:
-        target.service.start()
-        target.ready()
 
 
 def _mend(target: Target, proxy: Proxy) -> None:

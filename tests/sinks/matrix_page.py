@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from tests.server_process import REPOSITORY
-from tests.sinks.matrix import FAULTS, TARGETS, cells, target_class, why_not
+from tests.services.targets import TARGETS, target_class
+from tests.sinks.matrix import FAULTS, cells, why_not
 from tests.sinks.rig import Outcome
 
 PAGE = REPOSITORY / "docs" / "faults.md"

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +61,7 @@ class Rig:
         self.disk = disk
         self.seed = seed
         self.stream = Stream(rate=rate, seed=seed)
-        self.healthy = FileTail(folder / HEALTHY)
+        self.healthy = FileTail(folder / HEALTHY, self.stream.ledger)
         self._proxy = proxy
         self._flags = flags
         self._server: ServerProcess | None = None
@@ -116,7 +114,7 @@ class Rig:
 
         await self.seen(is_there)
         # What a process is that has done all of its work once.
-        self._rss_before = self._rss_before or self._rss()
+        self._rss_before = self._rss_before or self.rss()
 
     async def outage(self) -> None:
         """Wait until the sink counts as down, and check that nothing else suffers."""
@@ -130,19 +128,19 @@ class Rig:
     async def all_else_goes_on(self) -> None:
         """Wait until more events are acknowledged, and the healthy sink has all of them."""
         await self.acknowledged_more(MORE_EVENTS)
-        known = set(self.stream.acknowledged)
+        known = self.stream.ledger.numbers()
 
         async def are_there() -> bool:
             await asyncio.to_thread(self.healthy.look)
-            return known <= self.healthy.seen.keys()
+            return self.healthy.has(known)
 
         await self.seen(are_there)
 
     async def acknowledged_more(self, count: int) -> None:
-        target = len(self.stream.acknowledged) + count
+        target = self.stream.ledger.acknowledged + count
 
         async def are_there() -> bool:
-            return len(self.stream.acknowledged) >= target
+            return self.stream.ledger.acknowledged >= target
 
         await self.seen(are_there)
 
@@ -150,8 +148,7 @@ class Rig:
         """Send *events* in one request, which has to be taken."""
         answer = await asyncio.to_thread(Site(self.server).post, {"batch": events})
         assert answer.status == 200, answer.body
-        now = time.monotonic()
-        self.stream.acknowledged.update((event["messageId"], now) for event in events)
+        self.stream.ledger.acknowledge(event["messageId"] for event in events)
 
     async def batch_bytes(self) -> int:
         """Return about how many bytes a batch takes to the sink, by the first ones."""
@@ -197,21 +194,22 @@ class Rig:
                 twice, or a process grew.
 
         """
-        acknowledged = self.stream.acknowledged.keys()
-        assert acknowledged, "no event was acknowledged"
+        ledger = self.stream.ledger
         letters = dead_letter_ids(self.data_dir)
-        counts = Counter(self.target.ids())
         assert letters == refused, f"{len(letters)} dead letters, {len(refused)} were due"
-        assert not refused & counts.keys(), "an event that was refused is stored"
-        missing = acknowledged - counts.keys() - refused
-        assert not missing, f"{len(missing)} of {len(acknowledged)} acknowledged events are lost"
-        copies = sum(counts[event_id] - 1 for event_id in acknowledged & counts.keys())
+        counts = ledger.copies(self.target.ids())
+        refused_numbers = {ledger.number(event_id) for event_id in refused}
+        assert not any(counts[number] for number in refused_numbers), "a refused one is stored"
+        acknowledged = ledger.numbers()
+        assert acknowledged, "no event was acknowledged"
+        lost = sum(not counts[n] for n in acknowledged if n not in refused_numbers)
+        assert not lost, f"{lost} of {len(acknowledged)} acknowledged events are lost"
+        copies = sum(count - 1 for count in counts if count)
         if self.target.is_exactly_once:
             assert not copies, f"{copies} events are stored once too often"
-        self.healthy.look()
-        missing = acknowledged - self.healthy.seen.keys()
-        assert not missing, f"the healthy sink lacks {len(missing)} of {len(acknowledged)}"
-        assert not self.healthy.copies, "the healthy sink has events twice"
+        self.healthy.look(is_timed=False)
+        assert self.healthy.has(acknowledged), "the healthy sink lacks acknowledged events"
+        assert max(self.healthy.counts) == 1, "the healthy sink has events twice"
         growth = self._growth_bytes
         assert growth <= GROWTH_BYTES_MAX, f"a process grew by {growth // _MIB} MiB"
         return Outcome(len(acknowledged), copies, len(letters), growth // _MIB)
@@ -237,7 +235,7 @@ class Rig:
         except OSError:
             return False
 
-    def _rss(self) -> dict[str, int]:
+    def rss(self) -> dict[str, int]:
         found = {}
         for name, pid in pids(self.server).items():
             with contextlib.suppress(OSError, IndexError):
@@ -246,7 +244,7 @@ class Rig:
         return found
 
     def _look_at_memory(self) -> None:
-        for name, rss in self._rss().items():
+        for name, rss in self.rss().items():
             if name in self._rss_before:
                 grown = rss - self._rss_before[name]
                 self._growth_bytes = max(self._growth_bytes, grown)

@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import random
 import time
+from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 import orjson
@@ -35,13 +36,55 @@ _MIXED = (
 )
 
 
+class Ledger:
+    """Ids of events, and when each was acknowledged (monotonic, s); 16 bytes an event.
+
+    Ids are numbered, so that what is known of millions of events takes no memory to speak of.
+    """
+
+    def __init__(self) -> None:
+        self.acknowledged_at = array("d")
+        self.acknowledged = 0
+        self._prefix = f"{new_id()}."
+
+    def new(self) -> str:
+        """Return an id that is given once."""
+        self.acknowledged_at.append(0.0)
+        return f"{self._prefix}{len(self.acknowledged_at) - 1}"
+
+    def acknowledge(self, event_ids: Iterable[str]) -> None:
+        now = time.monotonic()
+        for event_id in event_ids:
+            self.acknowledged_at[self.number(event_id)] = now
+            self.acknowledged += 1
+
+    def number(self, event_id: str) -> int:
+        """Return the number of an id given here; -1 for others."""
+        if not event_id.startswith(self._prefix):
+            return -1
+        return int(event_id[len(self._prefix) :])
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all that are acknowledged by now."""
+        return [number for number, at in enumerate(self.acknowledged_at) if at]
+
+    def copies(self, event_ids: Iterable[str]) -> bytearray:
+        """Return how often each id given here is among *event_ids*, by its number; 255 at most."""
+        counts = bytearray(len(self.acknowledged_at))
+        for event_id in event_ids:
+            number = self.number(event_id)
+            if number >= 0:
+                counts[number] = min(counts[number] + 1, 255)
+        return counts
+
+
 class Stream:
-    """`acknowledged` has the time (monotonic, s) of each id's 200; `answers` counts by status."""
+    """`ledger` knows what it sent and what was acknowledged; `answers` counts by status."""
 
     def __init__(
         self, *, rate: float, seed: int, event_bytes: int = 600, is_mixed: bool = False
     ) -> None:
-        self.acknowledged: dict[str, float] = {}
+        self.ledger = Ledger()
         self.answers: Counter[int] = Counter()
         self._rate = rate
         self._random = random.Random(seed)
@@ -67,7 +110,7 @@ class Stream:
         return [self._event() for _number in range(count)]
 
     def _event(self) -> dict:
-        head = {"messageId": new_id(), "userId": f"user-{self._random.randrange(1_000)}"}
+        head = {"messageId": self.ledger.new(), "userId": f"user-{self._random.randrange(1_000)}"}
         if not self._is_mixed:
             return head | {"type": "track", "event": "load", "properties": {"pad": self._pad}}
         size = self._random.randrange(len(self._pad))
@@ -97,23 +140,30 @@ class Stream:
                 status, is_open = await _answer(reader)
             self.answers[status] += 1
             if status == 200:
-                now = time.monotonic()
-                self.acknowledged.update((event["messageId"], now) for event in events)
+                self.ledger.acknowledge(event["messageId"] for event in events)
             else:
                 await asyncio.sleep(REFUSED_PAUSE_S)
             await asyncio.sleep(due - time.monotonic())
 
 
 class FileTail:
-    """Reads what a file sink adds: `seen` has the time (monotonic, s) of each id."""
+    """Reads what a file sink adds, and how long after its 200 each event was found (`delays_s`).
 
-    def __init__(self, root: Path) -> None:
-        self.seen: dict[str, float] = {}
-        self.copies = 0
+    An event that is found before its 200 counts as found at once.
+    """
+
+    def __init__(self, root: Path, ledger: Ledger) -> None:
+        self.counts = bytearray()
+        self.delays_s = array("f")
         self._root = root
+        self._ledger = ledger
         self._offsets: dict[Path, int] = {}
 
-    def look(self) -> None:
+    def look(self, *, is_timed: bool = True) -> None:
+        """Read what is new; where nobody looked for long, *is_timed* is false."""
+        # What is added to it while a look is under way has been there for less than that.
+        known, now = self._ledger.acknowledged_at, time.monotonic()
+        self.counts.extend(bytes(len(known) - len(self.counts)))
         for path in sorted(self._root.glob("**/*.ndjson")):
             offset = self._offsets.get(path, 0)
             with path.open("rb") as file:
@@ -121,11 +171,24 @@ class FileTail:
                 data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._offsets[path] = offset + len(whole)
-            now = time.monotonic()
             for line in whole.splitlines():
-                event_id = id_of(orjson.loads(line))
-                self.copies += event_id in self.seen
-                self.seen.setdefault(event_id, now)
+                number = self._ledger.number(id_of(orjson.loads(line)))
+                if number >= 0:
+                    self._found(number)
+                    if is_timed:
+                        self._time(number, now)
+
+    def has(self, numbers: Iterable[int]) -> bool:
+        return all(number < len(self.counts) and self.counts[number] for number in numbers)
+
+    def _found(self, number: int) -> None:
+        if number >= len(self.counts):
+            self.counts.extend(bytes(number + 1 - len(self.counts)))
+        self.counts[number] = min(self.counts[number] + 1, 255)
+
+    def _time(self, number: int, now: float) -> None:
+        at = self._ledger.acknowledged_at[number]
+        self.delays_s.append(max(now - at, 0.0) if at else 0.0)
 
 
 def request(events: list[dict], *, path: str = FLAT) -> bytes:

@@ -10,7 +10,14 @@ from packaging.version import Version
 from tests.server_process import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
+CORE = [Requirement(text) for text in PROJECT["dependencies"]]
+EXTRAS = PROJECT["optional-dependencies"]
+DRIVERS = [
+    Requirement(text)
+    for name in sorted(Requirement(EXTRAS["all"][0]).extras)
+    for text in EXTRAS[name]
+]
+REQUIREMENTS = CORE + DRIVERS
 
 
 def pins(name) -> dict[str, Version]:

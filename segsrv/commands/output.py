@@ -45,7 +45,8 @@ class Bar:
             return
         elapsed_s = self._bar.format_dict["elapsed"]
         per_s = events / elapsed_s if elapsed_s else 0.0
-        self._bar.set_postfix_str(f"{counted(events, 'event')}, {per_s:,.0f}/s")
+        # Drawn when the bar is next, a few times a second.
+        self._bar.set_postfix_str(f"{counted(events, 'event')}, {per_s:,.0f}/s", refresh=False)
 
 
 def print_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -13,6 +13,8 @@ SAMPLE_INTERVAL_S = 1.0
 BEHIND_S = 10.0
 """A sink that lags by more than a batch for so long is behind, and no longer only busy."""
 SAY_INTERVAL_S = 30.0
+SHRINKING_S_MIN = 5.0
+"""A lag that shrinks for less may grow on the whole."""
 
 
 class _Sample(NamedTuple):
@@ -51,11 +53,15 @@ class Progress:
         """
         if not self._is_working:
             return None
-        first, last = self._samples[0], self._samples[-1]
+        last = self._samples[-1]
         if last.lag_bytes <= self._batch_bytes_max:
             return 0.0
-        gained = first.lag_bytes - last.lag_bytes
-        return last.lag_bytes * (last.at_s - first.at_s) / gained if gained > 0 else None
+        # What came before the peak, as in a burst or an outage, says nothing of what is left.
+        peak = max(self._samples, key=lambda sample: (sample.lag_bytes, sample.at_s))
+        took_s, gained = last.at_s - peak.at_s, peak.lag_bytes - last.lag_bytes
+        if took_s < SHRINKING_S_MIN:
+            return None
+        return last.lag_bytes * took_s / gained
 
     def note(self, at_s: float, *, events: int, lag_bytes: int, is_working: bool) -> None:
         """Take note of how many *events* were delivered in all, and of what is left."""

@@ -12,17 +12,22 @@ from segsrv.errors import SegsrvError, SinkMisconfigured, SinkRejected, SinkUnav
 
 TEXT_CHARS_MAX = 400
 _CODE = re.compile(r"Code: (\d+)")
-_ROW = re.compile(r"\bat row (\d+)\b")
+_VIOLATED_ROW = re.compile(r"\bis violated at row (\d+)\b")
+_NOTE = re.compile(
+    r": while pushing to view (?=(?P<view>[^\s(]+))|\(at row (?P<row>\d+)\)\s*: While executing "
+)
+"""What the server adds to a text where a view or the parser failed, behind what is quoted."""
+_NO_VALUE = re.compile(r"(?:[^'\"`]|`[^`]*`)*")
+"""Text without quotation marks, but in names."""
 _HEAD = re.compile(r"^(Code: \d+[.,]? ?(e\.displayText\(\) = )?(DB::Exception: )?)+")
 _TAIL = re.compile(r"Expression:|\n|, Stack|, e\.what|\(version ")
 """Behind it nothing helps, or events are quoted."""
 _NAME = re.compile(r"\(([A-Z][A-Z0-9_]+)\)")
-_PLACES = (
-    re.compile(r"while read(?:ing)? the value of key [^)\n]+"),
-    re.compile(r"while executing 'FUNCTION .{1,200}", re.IGNORECASE),
-    re.compile(r"while pushing to view [^\s(]+"),
+_PLACE = re.compile(
+    r"while read(?:ing)? the value of key [^()\n]+"
+    r"|while executing 'FUNCTION (?:(?!while executing|->).){1,200}",
+    re.IGNORECASE,
 )
-_IN_A_VIEW = "while pushing to view"
 
 _WHO = {192, 193, 194, 516}
 _RIGHTS = {164, 291, 497}
@@ -34,7 +39,8 @@ _REFUSED = {
     *(376, 395, 407, 441, 457, 467, 469, 601, 675, 676, 691, 692),
 }
 """A value can't be read or converted, or a constraint of the table is violated."""
-_QUOTING = _REFUSED - {469}
+VIOLATED_CONSTRAINT = 469
+_QUOTING = _REFUSED - {VIOLATED_CONSTRAINT}
 """Their texts quote the value, which is nothing for a log."""
 
 
@@ -64,7 +70,8 @@ def error_of(status: int, code: int, body: str, *, may_reject: bool = False) -> 
         return SinkMisconfigured(f"missing database: {text}")
     if code in _STRUCTURE:
         return SinkMisconfigured(f"the table does not fit: {text}")
-    if _IN_A_VIEW in body:
+    note = _note(body)
+    if note and note["view"]:
         # The table itself may hold the events already: they must come again under the same token.
         return SinkMisconfigured(f"a materialized view of the table fails: {text}")
     if code in _SETTINGS:
@@ -72,8 +79,8 @@ def error_of(status: int, code: int, body: str, *, may_reject: bool = False) -> 
     if code in _REFUSED:
         if not may_reject:
             return SinkMisconfigured(f"not accepted: {text}")
-        row = _ROW.search(body)
-        return SinkRejected(f"refused: {text}", indexes=[int(row[1]) - 1] if row else [])
+        row = _row(code, body, note)
+        return SinkRejected(f"refused: {text}", indexes=[row - 1] if row else [])
     return SinkUnavailable(text)
 
 
@@ -96,8 +103,29 @@ def _first_words(body: str) -> str:
     return text.strip().rstrip(":.,")[:TEXT_CHARS_MAX] or "no reason given"
 
 
+def _note(body: str) -> re.Match[str] | None:
+    """Return what the server added last about where it failed.
+
+    A text may quote a value, and a value may look like such a note. Its own stand behind all that
+    is quoted, so no quotation ends behind the last of them.
+    """
+    last = next(reversed([*_NOTE.finditer(body)]), None)
+    return last if last and _NO_VALUE.fullmatch(body, last.end()) else None
+
+
+def _row(code: int, body: str, note: re.Match[str] | None) -> int:
+    """Return the number of the refused row, from 1 on; 0 where it is not known for sure."""
+    if code == VIOLATED_CONSTRAINT:
+        # Said before the values are.
+        found = _VIOLATED_ROW.search(body)
+        return int(found[1]) if found else 0
+    return int(note["row"]) if note else 0
+
+
 def _place(body: str) -> str:
     """Return what failed and where, without the value that did."""
-    name = _NAME.findall(body)
-    places = [found[0] for place in _PLACES if (found := place.search(body))]
-    return " ".join([name[-1] if name else "a value can't be read", *places])[:TEXT_CHARS_MAX]
+    names = _NAME.findall(body)
+    places = _PLACE.findall(body)[-1:]
+    if (note := _note(body)) and note["view"]:
+        places.append(f"while pushing to view {note['view']}")
+    return " ".join([*(names[-1:] or ["a value can't be read"]), *places])[:TEXT_CHARS_MAX].strip()

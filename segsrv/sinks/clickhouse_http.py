@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from segsrv.errors import SinkMisconfigured, SinkUnavailable
+from segsrv.errors import SinkMisconfigured
 from segsrv.sinks.clickhouse_answers import error_of
+from segsrv.sinks.http_faults import connection_fault
 
 CONNECTIONS_MAX = 2
 """One that is being used, and one that a call which was given up may still hold."""
@@ -81,7 +82,7 @@ class Http:
             ) as answer:
                 content = await _read(answer)
         except (aiohttp.ClientError, OSError) as error:
-            raise SinkUnavailable(f"{self._address.url}: {_why(error)}") from error
+            raise connection_fault(error, connect_timeout_s=self._connect_timeout_s) from None
         if answer.status != 200:
             code = answer.headers.get("X-ClickHouse-Exception-Code", "")
             raise error_of(
@@ -127,11 +128,3 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
         if len(content) > ANSWER_BYTES_MAX:
             raise SinkMisconfigured(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
     return content
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no connection in time"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return "its certificate is not trusted"
-    return str(error) or type(error).__name__

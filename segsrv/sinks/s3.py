@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,6 +32,9 @@ PROBE = f"{PROBE_FOLDER}/probe"
 PROBE_CONTENT = b"segsrv found out here whether it may write, and whether objects are kept.\n"
 NO_ETAG = '"0"'
 """The tag of no object: a PUT on condition of this one stores nothing."""
+IGNORES_CONDITIONS = (
+    "the endpoint ignores If-None-Match, so an object that is sent again replaces itself"
+)
 RETRIES_MAX = 2
 RETRY_BACKOFF_S = 0.2
 RETRY_BACKOFF_S_MAX = 1.0
@@ -107,8 +110,11 @@ class S3Sink:
         self._making: tuple[str, asyncio.Future[list[Object]]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-s3")
 
-    async def check(self) -> None:
-        """Ask for what is there, and for a write on a condition that nothing can meet."""
+    async def check(self) -> Sequence[str]:
+        """Ask for what is there, and for a write on a condition that nothing can meet.
+
+        Only an endpoint that ignores conditions then has the probe, as `open` would write it.
+        """
         store = await self._connected()
         probe = self._prefix + PROBE
         is_there = False
@@ -121,15 +127,17 @@ class S3Sink:
                 raise self._explained(error) from None
         if self._mode == "overwrite":
             # Without conditions there is no write that changes nothing.
-            return
+            return []
         try:
             await self._put(probe, PROBE_CONTENT, mode="create" if is_there else {"e_tag": NO_ETAG})
         except (AlreadyExistsError, PreconditionError, FileNotFoundError) as error:
             # An endpoint that looks for the object first says that it is not there.
             if answer_of(error).code == "NoSuchBucket":
                 raise self._explained(error) from None
+            return []
         except TROUBLE as error:
             raise self._explained(error) from None
+        return [f"{self.describe()}: {IGNORES_CONDITIONS}"]
 
     async def open(self) -> None:
         """Write the probe, an object of a few bytes that stays."""
@@ -145,11 +153,7 @@ class S3Sink:
                 raise self._explained(error) from None
             if self._mode == "overwrite":
                 return
-        logger.warning(
-            "sink: the endpoint ignores If-None-Match, so an object that is sent again replaces "
-            "itself place=%s",
-            self.describe(),
-        )
+        logger.warning("sink: %s: %s", self.describe(), IGNORES_CONDITIONS)
 
     async def plan(self, _batch: Batch, _last: Placement) -> Placement:
         # The batch's id and events say the rest of each key.

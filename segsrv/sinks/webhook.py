@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +16,10 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from segsrv.errors import SegsrvError, SinkMisconfigured, SinkUnavailable
+from segsrv.errors import SegsrvError, SinkMisconfigured
 from segsrv.sinks import webhook_answers as answers
 from segsrv.sinks.base import Batch, Placement
+from segsrv.sinks.http_faults import connection_fault
 from segsrv.sinks.webhook_options import WebhookOptions
 from segsrv.sinks.webhook_request import CONTENT_TYPES, BodyEncoding, prepare
 
@@ -207,40 +206,12 @@ class WebhookSink:
             yield
         except (aiohttp.ClientError, OSError) as error:
             # Not chained: some of these errors hold the whole URL.
-            raise self._meaning(_cause(error)) from None
-
-    def _meaning(self, error: Exception) -> SegsrvError:
-        head = self._shown
-        match error:
-            case ssl.SSLCertVerificationError():
-                text = f"{head}: its certificate is not trusted: {error.verify_message}"
-                return SinkMisconfigured(text)
-            case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ssl.SSLSyscallError():
-                return SinkUnavailable(f"{head}: the connection broke while TLS began")
-            case ssl.SSLError():
-                return SinkMisconfigured(f"{head}: no TLS: {error.reason}")
-            case socket.gaierror():
-                return SinkUnavailable(f"{head}: its name can't be resolved: {error.strerror}")
-            case TimeoutError():
-                limit_s = self._options.connect_timeout_s
-                return SinkUnavailable(f"{head}: not connected within {limit_s:g} s")
-            case aiohttp.ServerDisconnectedError():
-                return SinkUnavailable(f"{head}: the connection was closed without an answer")
-            case aiohttp.ClientResponseError():
-                return SinkUnavailable(f"{head}: its answer is not HTTP")
-            case OSError(errno=int(number)):
-                return SinkUnavailable(f"{head}: {os.strerror(number)}")
-        return SinkUnavailable(f"{head}: the connection failed: {type(error).__name__}")
+            limit_s = self._options.connect_timeout_s
+            head = f"{self._shown}: "
+            raise connection_fault(error, connect_timeout_s=limit_s, head=head) from None
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _cause(error: Exception) -> Exception:
-    """Return what the system or the TLS library said, where aiohttp wraps that."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return error.certificate_error
-    return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
 
 
 async def _body_of(answer: aiohttp.ClientResponse) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -15,6 +15,8 @@ from segsrv.errors import SegsrvError, SinkMisconfigured, SinkRejected, SinkUnav
 SHOWN_CHARS_MAX = 200
 SECRET_CHARS_MIN = 4
 """What is shorter would be found everywhere."""
+PIECE_CHARS_MIN = 8
+"""Of a part of a path, a query or a header, which may be a secret or a common word."""
 RETRY_AFTER_S_MAX = 86_400.0
 
 _REFUSED = frozenset((400, 413, 422))
@@ -28,6 +30,7 @@ _HINTS = {
     410: "it wants no more batches",
     415: "it does not take this encoding or compression",
 }
+_BETWEEN_PIECES = re.compile(r"[\s/=&?;,:\"]+")
 _REDIRECTS = range(300, 400)
 
 
@@ -35,9 +38,9 @@ class Redactor:
     """Makes what a receiver answered fit for logs: one short line, without our secrets."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        parts = {part for secret in secrets for part in (secret, *secret.split())}
-        known = sorted((part for part in parts if len(part) >= SECRET_CHARS_MIN), key=len)
-        self._secret = re.compile("|".join(map(re.escape, reversed(known))) or r"(?!)")
+        known = {part for secret in secrets for part in _parts(secret)}
+        longest_first = sorted(known, key=len, reverse=True)
+        self._secret = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def line(self, content_type: str, body: bytes) -> str:
         """Return the first line of *body* that says something, as far as people can read it."""
@@ -48,6 +51,16 @@ class Redactor:
         first = next((line.strip() for line in text.splitlines() if line.strip()), "")
         shown = "".join(char if char.isprintable() else " " for char in first[:SHOWN_CHARS_MAX])
         return shown + ("…" if len(first) > SHOWN_CHARS_MAX else "")
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """Yield what of *secret* a receiver may quote: the whole, a word of it, or a value in it."""
+    for part in (secret, *secret.split()):
+        if len(part) >= SECRET_CHARS_MIN:
+            yield part
+    for piece in _BETWEEN_PIECES.split(secret):
+        if len(piece) >= PIECE_CHARS_MIN:
+            yield piece
 
 
 def fault(

@@ -127,8 +127,8 @@ def _basic(url: URL, password: str | None) -> str:
 
 def _secret_parts(url: URL) -> Iterator[str]:
     """Yield what may be secret in a URL, as a receiver may quote it."""
-    parts = (url.password, url.raw_password, url.path, url.raw_path)
-    yield from (part for part in (*parts, url.query_string, url.raw_query_string) if part)
+    parts = (url.password, url.raw_password, url.path, url.raw_path, url.raw_query_string)
+    yield from (part for part in (*parts, *url.query.values()) if part)
 
 
 def _signing_keys(spec: SinkSpec) -> Iterator[bytes]:

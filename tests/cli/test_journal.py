@@ -1,6 +1,7 @@
 """`segsrv journal`, beside a running server and without one."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 
 from segsrv.cli import main
 from segsrv.commands import sending
+from segsrv.commands.output import Bar
 from segsrv.delivery.set_aside import parts_of
 from segsrv.errors import SinkRejected
 from segsrv.sinks import file
@@ -232,6 +234,19 @@ class TestReplay:
         last = drawn.strip().split("\r")[-1]
         assert "replay: 100%" in last
         assert re.search(r"23 events, [\d,]+/s\]", last)
+
+    def test_a_terminal_is_not_drawn_for_each_frame(self, monkeypatch):
+        """Drawing takes longer than what is drawn, over a slow line most of all."""
+        terminal = io.StringIO()
+        monkeypatch.setattr(terminal, "isatty", lambda: True)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Bar("replay", 10_000) as bar:
+            for frame in range(10_000):
+                bar.add(1)
+                bar.tell(frame)
+        drawn = terminal.getvalue().split("\r")
+        assert "9999 events" in drawn[-1]
+        assert len(drawn) < 1_000
 
     def test_the_lines_are_the_same(self, tmp_path):
         """Byte for byte what was delivered before."""

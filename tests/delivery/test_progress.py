@@ -42,6 +42,17 @@ class TestFigures:
         assert seen.events_per_s == 100
         assert seen.eta_s is None
 
+    def test_how_a_backlog_came_about_does_not_count(self, seen):
+        """After a burst or an outage, the time left is known before that is half a minute ago."""
+        run(seen, 0, 0, *range(20_000, 100_001, 20_000))
+        run(seen, *range(99_000, 89_000, -1_000), start_s=7)
+        assert seen.eta_s == 90
+
+    def test_a_lag_that_shrank_just_now_may_grow(self, seen):
+        """A sink takes its batches one by one, and the lag grows between."""
+        run(seen, *[lag for n in range(10) for lag in (50_000 + n * 5_000, 49_000 + n * 5_000)])
+        assert seen.eta_s is None
+
     def test_what_was_long_ago_does_not_count(self, seen):
         """The figures are those of the last half minute."""
         run(seen, *[100_000] * 60, rate=0)

@@ -81,7 +81,7 @@ class TestCheck:
         release_port(port)
 
         assert ended.returncode == CANNOT_START
-        assert "Connect call failed" in ended.stderr
+        assert f"127.0.0.1:{port}/default: Connection refused\n" in ended.stderr
         assert ended.stderr.count("\n") == 1
 
     def test_the_statement_for_a_missing_table_can_be_run(self, service, tmp_path):

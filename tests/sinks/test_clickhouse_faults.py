@@ -2,10 +2,15 @@
 
 import asyncio
 import contextlib
+import ssl
 
 import pytest
 
 from segsrv.errors import SinkMisconfigured, SinkUnavailable
+from segsrv.settings import Settings
+from segsrv.settings.sink import SinkTable
+from segsrv.sinks import registry
+from tests.certificates import make_certificate
 from tests.disks import fill
 from tests.faults.disks import mount, unmount
 from tests.services.clickhouse_service import Chdb, OldClickhouse
@@ -206,3 +211,29 @@ class TestServer:
                 await sink.send(batch_of(events(1)), {})
         finally:
             await sink.close()
+
+    async def test_a_certificate_that_is_not_trusted_is_for_the_operator(self, tmp_path):
+        """It is not waited for as an outage is; with `ca_file` it is trusted."""
+        certificate = make_certificate(tmp_path, "ch")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate)
+
+        async def answer(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        async with server:
+            for options, error, text in (
+                ({}, SinkMisconfigured, "its certificate is not trusted: self"),
+                ({"ca_file": str(certificate[0])}, SinkUnavailable, "answered 500, and not by"),
+            ):
+                table = SinkTable(
+                    name="ch", url=f"clickhouses://127.0.0.1:{port}/default", options=options
+                )
+                sink = registry.build(Settings(sinks=[table]), {})[0].sink
+                with pytest.raises(error, match=text):
+                    await sink.open()
+                await sink.close()

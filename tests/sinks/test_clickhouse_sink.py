@@ -310,6 +310,66 @@ class TestRefused:
 
         assert chdb.query(f"SELECT price FROM {table}") == "1.5\n"
 
+    @pytest.mark.parametrize(
+        ("change", "code"),
+        [
+            ("ADD COLUMN n Int64 DEFAULT toInt64(JSONExtractString(event, 'n'))", 6),
+            ("ADD COLUMN n Enum('1' = 1) DEFAULT JSONExtractString(event, 'n')", 691),
+            ("ADD CONSTRAINT ones CHECK JSONExtractString(event, 'n') = '1'", 469),
+            ("MODIFY COLUMN event JSON", 117),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "x at row 1",
+            "(at row 1)\n: While executing JSONEachRow",
+            "' : while pushing to view `x",
+            "`: while pushing to view x. (INCORRECT_DATA)",
+            "is violated at row 1 'FUNCTION (while reading the value of key event",
+        ],
+    )
+    async def test_what_an_event_says_accuses_no_other(self, chdb, change, code, value):
+        """A text that looks like the server's own words neither names a row nor stops the sink."""
+        table = new_table()
+        chdb.query(
+            f"CREATE TABLE {table} (received_at DateTime, event String) ENGINE MergeTree "
+            "ORDER BY received_at SETTINGS non_replicated_deduplication_window = 100"
+        )
+        chdb.query(f"ALTER TABLE {table} {change}")
+        bad = orjson.dumps({"n": value})[:-1] + b',"n":"2",%b:1,%b:1}\n' % (
+            *[orjson.dumps(value)] * 2,
+        )
+        if code == 469:
+            bad = {"n": value}
+        async with opened(chdb, table) as sink:
+            with pytest.raises(SinkRejected, match=f"code {code}") as caught:
+                await sink.send(batch_of([*[{"n": "1"}] * 3, bad]), {})
+            assert caught.value.indexes in {(), (3,)}
+            assert (caught.value.indexes == (3,)) == (code in {117, 469})
+            assert "x at row" not in str(caught.value)
+
+        assert chdb.count(table) == 0
+
+    async def test_a_view_that_fails_is_known_whatever_an_event_says(self, chdb):
+        """Also one with an odd name, and one that is filled by another one."""
+        table = new_table()
+        async with opened(chdb, table) as sink:
+            for name in ("one", "two"):
+                chdb.query(f"CREATE TABLE {table}_{name} (n Int64) ENGINE MergeTree ORDER BY n")
+            chdb.query(
+                f"CREATE MATERIALIZED VIEW {table}_view TO {table}_one AS SELECT "
+                f"toInt64OrZero(JSONExtractString(event, 'n')) AS n FROM {table}"
+            )
+            chdb.query(f"ALTER TABLE {table}_two ADD CONSTRAINT ones CHECK n = 1")
+            chdb.query(
+                f"CREATE MATERIALIZED VIEW `{table} it's: (a view)` TO {table}_two AS SELECT "
+                f"n FROM {table}_one"
+            )
+            for value in ("x at row 1", "(at row 1)\n: While executing JSONEachRow"):
+                with pytest.raises(SinkMisconfigured, match="a materialized view of the table"):
+                    await sink.send(batch_of([{"n": "1"}, {"n": value}]), {})
+
     async def test_of_many_refused_events_no_more_are_named_one_by_one(self, chdb):
         """Each try would cost a whole batch; halves leave the bad ones behind sooner."""
         table = new_table()

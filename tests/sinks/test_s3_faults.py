@@ -266,9 +266,13 @@ class TestAnswers:
         assert [path for path in server.bodies if "/dt=" in path] == []
 
     async def test_an_endpoint_without_conditions_is_told(self, s3_prefix, caplog):
-        """One that ignores If-None-Match is used, with a warning at the start."""
+        """One that ignores If-None-Match is used, with a warning at the start and by a check."""
         with S3Answers(lambda *_request: (200, "")) as server:
             sink = s3_sink(server.endpoint, s3_prefix)
+            [warning] = await sink.check()
+            assert "the endpoint ignores If-None-Match" in warning
+            assert caplog.text == ""
+            server.requests.clear()
             await sink.open()
             await sink.send(batch_of([NINE]), {})
             await sink.close()

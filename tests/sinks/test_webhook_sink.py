@@ -332,6 +332,31 @@ class TestAnswers:
         assert "second" not in text
         assert len(text) < 400
 
+    @pytest.mark.parametrize(
+        ("path", "quoted"),
+        [
+            ("/in?token={secret}&v=1", "unknown token {secret}"),
+            ("/in?sig=ab%2F{secret}%2Bcd", "sig ab/{secret}+cd is wrong"),
+            ("/services/T01/{secret}/in", "no service {secret}"),
+            ("/services/T01/{secret}", r'{{"path": "\/services\/T01\/{secret}"}}'),
+        ],
+    )
+    async def test_a_part_of_the_url_is_as_secret_as_all_of_it(self, receiver, url, path, quoted):
+        """Receivers quote the token alone, or escape what is around it."""
+        receiver.answers.append({"status": 401, "body": quoted.format(secret=TOKEN)})
+        async with opened(url + path.format(secret=TOKEN)) as sink:
+            with pytest.raises(SinkMisconfigured, match="…") as caught:
+                await sink.send(batch_of(), {})
+        assert TOKEN not in str(caught.value)
+
+    async def test_a_value_within_a_header_is_a_secret(self, receiver, url):
+        """As in `Token token="…"`."""
+        receiver.answers.append({"status": 401, "body": f"no {TOKEN} here"})
+        headers = {"Authorization": f'Token token="{TOKEN}", v=1'}
+        async with opened(url, options={"headers": headers}) as sink:
+            with pytest.raises(SinkMisconfigured, match="no … here"):
+                await sink.send(batch_of(), {})
+
     async def test_a_page_of_html_is_not_quoted(self, receiver, url):
         """Its first line never says what is wrong."""
         receiver.answers.append({"status": 502, "body": "\n<!doctype html><h1>Bad Gateway"})

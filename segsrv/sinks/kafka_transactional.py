@@ -108,7 +108,7 @@ class TransactionalWriter:
         assert lane is not None, "just opened"
         lane.listen()
         lane.trouble.forget()
-        last = Delivered(batch.id, {**self._last.ends, **batch.ends})
+        last = Delivered(batch.id, batch.ends)
         try:
             self._transact(lane, batch, last, call)
         except KafkaException as error:
@@ -214,7 +214,7 @@ class TransactionalWriter:
 
 
 def encoded(delivered: Delivered) -> str:
-    """Return *delivered* as metadata: of the ends, as many of the newest as there is room for."""
+    """Return *delivered* as metadata: of the ends, as many as there is room for."""
     ends = dict(delivered.ends)
     while True:
         text = orjson.dumps({"id": delivered.batch_id, "ends": ends}).decode()

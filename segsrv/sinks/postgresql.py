@@ -121,7 +121,7 @@ class PostgresqlSink:
         """Return what is stored of this data directory's events, by the sink of this name."""
         if self._is_once:
             return Delivered("", {})
-        async with self._connected() as connection, connection.transaction():
+        async with self._connected() as connection, tables.transaction(connection):
             row = await connection.fetchrow(sql.position(self._positions), *self._key)
         if row is None:
             return Delivered("", {})
@@ -292,9 +292,11 @@ class PostgresqlSink:
 
     async def _forget(self, connection: Any, statement: str, *values: str) -> None:
         """Delete the positions of commands; without the right to delete they stay."""
-        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
-            async with connection.transaction():
+        try:
+            async with tables.transaction(connection):
                 await connection.execute(statement, *values)
+        except asyncpg.InsufficientPrivilegeError:
+            await connection.execute("ROLLBACK")
 
 
 _OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError)

@@ -347,6 +347,32 @@ class TestCuts:
 
 
 class TestServers:
+    @pytest.mark.parametrize("call", ["check", "open"])
+    async def test_a_server_that_falls_silent_in_an_open_does_not_hold_it_up(
+        self, own_server, call
+    ):
+        """The call is cancelled when its time is over, and waits for no answer to that."""
+        url = own_server.url_of()
+        await store(url, [event()])
+        blocker = await asyncpg.connect(url)
+        await blocker.execute("BEGIN; LOCK TABLE events")
+        sink = make_sink(url)
+        opening = asyncio.create_task(getattr(sink, call)())
+        where = "application_name = 'segsrv' AND wait_event_type = 'Lock'"
+        waiting = f"SELECT count(*) FROM pg_stat_activity WHERE {where}"
+        await until(lambda: own_server.sql(waiting) == "1")
+        own_server.pause()
+        try:
+            opening.cancel()
+            ended, _others = await asyncio.wait([opening], timeout=10)
+            assert ended
+        finally:
+            own_server.resume()
+            await asyncio.wait([opening])
+        blocker.terminate()
+        await sink.open()
+        await sink.close()
+
     async def test_a_session_that_is_ended_is_made_again(self, database):
         """By an operator, at any time between two batches or in one."""
         async with opened(database.url) as sink:

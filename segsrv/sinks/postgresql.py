@@ -41,6 +41,9 @@ from segsrv.sinks.postgresql_text import storable
 QUOTE = b"\x01"
 CHUNK_BYTES = 256 << 10
 CLOSE_TIMEOUT_S = 2.0
+CONNECTION_S_MAX = 3_600.0
+"""No server can freeze the temporary table of a session, so one that stayed would in the end keep
+a busy server from going on: all of a cluster's transactions are counted against it."""
 SEARCH_SHARE = 0.6
 """Which part of the time for a call is over when the search for what is refused ends.
 
@@ -103,6 +106,7 @@ class PostgresqlSink:
         self._insert = sql.insert(table, positions)
         self._destination = ""
         self._connection: Any = None
+        self._connected_at = 0.0
 
     async def check(self) -> list[str]:
         async with self._translated():
@@ -152,13 +156,16 @@ class PostgresqlSink:
             self.stats.stored_before += 1
 
     async def close(self) -> None:
+        await self._disconnect(is_last=True)
+
+    async def _disconnect(self, *, is_last: bool = False) -> None:
         if self._connection is None:
             return
         connection, self._connection = self._connection, None
         try:
             with contextlib.suppress(TimeoutError, OSError, *_OF_DRIVER):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    if self._is_once:
+                    if self._is_once and is_last:
                         await self._forget(connection, sql.forget(self._positions)[0], self._origin)
                     await connection.close()
         finally:
@@ -198,11 +205,14 @@ class PostgresqlSink:
         """Yield the connection, made and its tables looked at if there was none."""
         async with self._translated():
             try:
+                if time.monotonic() > self._connected_at + CONNECTION_S_MAX:
+                    await self._disconnect()
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connect()
                     self._destination = await tables.ready(
                         self._connection, *self._tables, **self._how
                     )
+                    self._connected_at = time.monotonic()
                     self.stats.connections += 1
                 yield self._connection
             except SinkRejected:

@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from segsrv.errors import SinkRejected, SinkUnavailable
+from segsrv.sinks import postgresql
 from segsrv.sinks.base import Delivered
 from segsrv.sinks.postgresql_text import storable
 from tests.disks import fill
@@ -348,9 +349,7 @@ class TestCuts:
 
 class TestServers:
     @pytest.mark.parametrize("call", ["check", "open"])
-    async def test_a_server_that_falls_silent_in_an_open_does_not_hold_it_up(
-        self, own_server, call
-    ):
+    async def test_an_open_that_falls_silent_is_not_held_up(self, own_server, call):
         """The call is cancelled when its time is over, and waits for no answer to that."""
         url = own_server.url_of()
         await store(url, [event()])
@@ -387,6 +386,19 @@ class TestServers:
                 await sink.send(batch_of(number), {})
 
         assert database.count() == 300
+
+    async def test_a_session_does_not_live_for_ever(self, database, monkeypatch):
+        """The server can't freeze its temporary table, which in the end would stop all writes."""
+        monkeypatch.setattr(postgresql, "CONNECTION_S_MAX", 0.0)
+        table = "relname = 'segsrv_lines_1'"
+        age = f"SELECT age(relfrozenxid) FROM pg_class WHERE {table}"
+        async with opened(database.url) as sink:
+            for number in range(10):
+                await sink.send(batch_of(number), {})
+            assert int(database.sql(age)) < 5
+            assert sessions(database, "true") == 1
+
+        assert database.count() == 1_000
 
     async def test_a_server_that_takes_no_writes_is_unavailable(self, database):
         """It may be a standby that is about to be the primary."""

@@ -5,9 +5,11 @@ import contextlib
 import threading
 
 import pytest
+from confluent_kafka import Producer
 
 from segsrv.delivery.shipper import CLOSE_TIMEOUT_S
 from segsrv.errors import SinkUnavailable
+from segsrv.sinks import kafka_lane
 from segsrv.sinks.base import Delivered
 from segsrv.sinks.kafka_thread import Worker
 from tests.services import kafka_topics
@@ -77,6 +79,20 @@ async def test_a_call_that_takes_no_notice_does_not_hold_up_the_process():
         may_end.set()
     await task
     await worker.close(lambda: None)
+
+
+async def test_the_library_gives_up_nothing_by_itself(kafka, monkeypatch):
+    """What may be stored is waited for, however long that takes: sent anew, it would be doubled."""
+    given = []
+
+    class Noting(Producer):
+        def __init__(self, config):
+            given.append(config)
+            super().__init__(config)
+
+    monkeypatch.setattr(kafka_lane, "Producer", Noting)
+    async with opened(make_sink(kafka.port, new_topic())):
+        assert [config["message.timeout.ms"] for config in given] == [0]
 
 
 class TestNetwork:

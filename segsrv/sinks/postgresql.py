@@ -29,6 +29,7 @@ from segsrv.sinks import postgresql_sql as sql
 from segsrv.sinks import postgresql_tables as tables
 from segsrv.sinks.base import Batch, Delivered, Placement
 from segsrv.sinks.postgresql_errors import (
+    UNIQUE_VIOLATION,
     is_about_events,
     meaning,
     message_of,
@@ -296,9 +297,19 @@ class PostgresqlSink:
             known = tuple(sql.COLUMN_TYPES)
             if fault := whose_fault(row["code"], row["rule"], row["place"], known):
                 return SinkMisconfigured(f"{self._where}: {fault}")
+            if row["code"] == UNIQUE_VIOLATION and await self._is_numbered(connection, row["rule"]):
+                return SinkMisconfigured(
+                    f"{self._where}: the sequence behind {row['rule']!r} gives numbers that the "
+                    "table has; set it to the highest with setval()"
+                )
         if rows:
             reason = f"{self._where}: {message_of(rows[0]['code'], rows[0]['message'])}"
         return SinkRejected(reason, indexes=[row["refused"] - 1 for row in rows])
+
+    async def _is_numbered(self, connection: Any, index: str) -> bool:
+        """Say whether what *index* keeps unique is no event's, but comes from a sequence."""
+        async with tables.transaction(connection):
+            return bool(await connection.fetchval(sql.NUMBERED, self._table.quoted, index))
 
     async def _forget(self, connection: Any, statement: str, *values: str) -> None:
         """Delete the positions of commands; without the right to delete they stay."""

@@ -8,7 +8,7 @@ import os
 import asyncpg
 import pytest
 
-from segsrv.errors import SinkRejected, SinkUnavailable
+from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable
 from segsrv.sinks import postgresql
 from segsrv.sinks.base import Delivered
 from segsrv.sinks.postgresql_text import storable
@@ -183,6 +183,22 @@ class TestRefusals:
                 await sink.send(batch("b", [event()] * 4, ids=["a", "b", "b", "c"]), {})
 
         assert refused.value.indexes == (0, 2)
+
+    @pytest.mark.parametrize(
+        ("next_number", "text"), [(1, "set it to the highest"), (2**31 - 1, "reached its end")]
+    )
+    async def test_a_sequence_that_fails_is_the_table_s_fault(self, database, next_number, text):
+        """One that is behind, as after a restore, or that is used up would refuse every event."""
+        await store(database.url, [event()] * 9)
+        database.sql("ALTER TABLE events ADD id serial PRIMARY KEY")
+        database.sql(f"SELECT setval('events_id_seq', {next_number}, false)")
+        async with opened(database.url) as sink:
+            with pytest.raises(SinkMisconfigured, match=text):
+                await sink.send(batch("b", [event()] * 3), {})
+            database.sql("SELECT setval('events_id_seq', 9)")
+            await sink.send(batch("b", [event()] * 3), {})
+
+        assert database.count() == 12
 
     async def test_an_index_that_cannot_hold_an_id_refuses_its_event(self, database):
         """A btree that somebody made."""

@@ -172,8 +172,10 @@ class IdempotentWriter:
 
     def _start_over(self, flight: Flight, lane: Lane) -> None:
         """Have what is not known to be stored sent by a new producer."""
-        lane.end()
-        flight.again(value for value, _error in lane.failed)
+        if lane.end():
+            flight.again(value for value, _error in lane.failed)
+        else:
+            flight.sent = 0
         self._lane = None
 
     def _check_sizes(self, flight: Flight, call: Call) -> None:

@@ -5,7 +5,7 @@ import contextlib
 import threading
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 
 from segsrv.delivery.shipper import CLOSE_TIMEOUT_S
 from segsrv.errors import SinkUnavailable
@@ -204,6 +204,22 @@ class TestNetwork:
         assert proxy.is_hung
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await sink.close()
+
+    async def test_records_of_which_nothing_is_heard_are_sent_again(self, broken, monkeypatch):
+        """By the producer that follows one which failed for good: better twice than never."""
+        service, proxy = broken
+        topic = new_topic()
+        async with opened(make_sink(proxy.port, topic)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            proxy.cut()
+            await give_up(sink, batch("b", range(10, 20)))
+            monkeypatch.setattr(kafka_lane, "_PURGE_POLLS_MAX", 0)
+            sink._writer._lane.trouble.fatal = KafkaError(KafkaError._FATAL)
+            await give_up(sink, batch("b", range(10, 20)))
+            proxy.heal()
+            await until_taken(sink, batch("b", range(10, 20)))
+
+        assert set(kafka_topics.ids(service, topic)) == set(ids(range(20)))
 
     async def test_a_batch_that_was_given_up_for_good_does_not_hold_up_others(self, broken):
         """What delivery has set aside elsewhere is left on its way, and the next batch arrives."""

@@ -46,7 +46,7 @@ class Bundle:
 
     @property
     def ends(self) -> Ends:
-        """Up to where each journal is delivered once these events are."""
+        """Up to where the journals of these events are delivered once these are."""
         return {span.journal_id: (*span.end,) for span in self.spans.values()}
 
     def batch_id(self, salt: str = "", now_ms: int = 0) -> str:
@@ -239,11 +239,8 @@ def offsets(frame: Stored) -> list[int]:
     return list(accumulate(lengths, initial=0))
 
 
-def part_of(batch: Batch, ranges: Ranges, *, is_last: bool) -> Batch:
-    """Return the events of *batch* with these numbers as a batch of its own.
-
-    With *is_last* nothing of *batch* is left to be sent behind it.
-    """
+def part_of(batch: Batch, ranges: Ranges, ends: Ends) -> Batch:
+    """Return the events of *batch* with these numbers as a batch of its own, with these *ends*."""
     lines = batch.lines()
     numbers = [number for low, high in ranges for number in range(low, high)]
     return Batch(
@@ -251,7 +248,7 @@ def part_of(batch: Batch, ranges: Ranges, *, is_last: bool) -> Batch:
         [lines[number] for number in numbers],
         len(numbers),
         lambda: [batch.facts[number] for number in numbers],
-        batch.ends if is_last else None,
+        ends,
     )
 
 

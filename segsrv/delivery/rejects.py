@@ -15,7 +15,7 @@ from segsrv.errors import SinkRejected
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.facts import Facts
 from segsrv.journal.letters import SINK_REASON
-from segsrv.sinks.base import Batch
+from segsrv.sinks.base import Batch, Ends
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Rejects:
         batch: Batch,
         parts: Sequence[Ranges],
         *,
+        starts: Ends,
         send: Callable[[Batch], Awaitable[None]],
         on_disk: Callable[[Callable[[], None]], Awaitable[None]],
         keep: Callable[[Sequence[Ranges]], Awaitable[None]],
@@ -44,14 +45,15 @@ class Rejects:
 
         What is left to be sent is given to *keep*, which writes it down, before anything of it is
         sent: after a crash the parts are the same, also where the sink would refuse others by then.
-        Letters are written *on_disk*.
+        Letters are written *on_disk*. *starts* says up to where all is delivered before that.
         """
         taken = 0
         todo = list(parts) or [((0, batch.events),)]
         is_split = bool(parts)
         while todo:
             ranges = todo[0]
-            part = part_of(batch, ranges, is_last=len(todo) == 1) if is_split else batch
+            ends = batch.ends if len(todo) == 1 else starts
+            part = part_of(batch, ranges, ends) if is_split else batch
             try:
                 await send(part)
             except SinkRejected as error:

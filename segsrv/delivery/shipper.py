@@ -359,7 +359,9 @@ class Shipper:
         if self.judge is not None and slices:
             judge, picked = self.judge, slices
             slices = await self._on_disk(lambda: judge.pick(picked))
-        return batch_of(batch_id, slices, bundle.ends) if slices else None
+        # Of all journals: what a sink keeps is whole, and nothing in it older than the batch's id.
+        ends = {**self.standing.ends(), **bundle.ends}
+        return batch_of(batch_id, slices, ends) if slices else None
 
     async def _send(
         self, bundle: Bundle, batch: Batch, placement: Placement, parts: Sequence[Ranges] = ()
@@ -367,6 +369,7 @@ class Shipper:
         self.stats.events += await self.rejects.send(
             batch,
             parts,
+            starts=self.standing.ends(),
             send=lambda part: self.attempts.until_taken(
                 lambda: self.sink.send(part, placement), may_reject=True
             ),

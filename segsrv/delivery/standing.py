@@ -10,7 +10,7 @@ from segsrv.delivery.bundle import Bundle
 from segsrv.delivery.cursor import NOTHING, Cursor, CursorFile, InHand, Mark, Span
 from segsrv.delivery.inheritance import ANY_ID
 from segsrv.delivery.source import Source
-from segsrv.sinks.base import Placement
+from segsrv.sinks.base import Ends, Placement
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,13 @@ class Standing:
     def marks(self) -> dict[str, Mark]:
         """Return where it goes on in each journal that is open."""
         return {name: self.mark(source) for name, source in self.sources.items() if source.id}
+
+    def ends(self) -> Ends:
+        """Return where it goes on in each journal that is known, by the journal's id."""
+        known = dict(self._marks.values()) | {
+            source.id: self.mark(source) for source in self.sources.values() if source.id
+        }
+        return {journal_id: (*mark,) for journal_id, mark in known.items()}
 
     def floor(self, source: Source) -> int:
         """Return below which position this sink needs nothing of a journal, whatever happens."""

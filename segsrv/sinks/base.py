@@ -33,8 +33,9 @@ class Batch:
     belongs to no other batch: up to 100 characters of `A-Za-z0-9._-`. `parts` are pieces of NDJSON
     of at least one line each; they may be written one after the other as they are.
 
-    `ends` says up to where each journal is delivered once this is stored. It is empty where more
-    has to follow first, as in the parts of a batch that was split, and in a replay.
+    `ends` says up to where each journal is delivered once this is stored, those included of which
+    it has no events. A part of a batch that was split says the same as the batch before, but for
+    the last one. It is empty in a replay.
     """
 
     def __init__(
@@ -84,9 +85,9 @@ class Sink(Protocol):
 
     A sink may have `stats`, a dataclass of plain counters, which metrics then show.
 
-    One that stores `batch.id` and `batch.ends` in the transaction that stores the events may have
-    `delivered`, which returns them. It is asked after the first `open`, so that delivery goes on
-    behind what is stored even where its own cursor was lost.
+    One that stores `batch.id` and `batch.ends` in the transaction that stores the events, in place
+    of those before, may have `delivered`, which returns them. It is asked after the first `open`,
+    so that delivery goes on behind what is stored even where its own cursor was lost.
 
     When `send` raises SinkRejected, nothing of the batch may be stored. Delivery writes down how it
     splits the batch, and sends the parts, each under an id of its own, until what is refused is

@@ -24,6 +24,10 @@ REFUSED = (KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP)
 """What a broker answers for a batch of records of which one can't be stored, ever."""
 
 
+_NO_TIME_LIMIT = {"message.timeout.ms": 0}
+"""The library gives up a record after five minutes, stored or not, and a second try doubles it."""
+
+
 class Flight:
     """A batch that is being stored: `todo` are the numbers of events that are not, in order.
 
@@ -108,7 +112,7 @@ class IdempotentWriter:
         """Look the topic up, make it if need be, and get a producer."""
         if self._lane is None:
             topic = look_up(self._client, call, may_create=True)
-            self._lane = Lane(self._client, topic, queue_bytes=self._queue_bytes)
+            self._lane = Lane(self._client, topic, queue_bytes=self._queue_bytes, **_NO_TIME_LIMIT)
             self._stats.producers += 1
 
     def delivered(self) -> Delivered:
@@ -168,8 +172,10 @@ class IdempotentWriter:
 
     def _start_over(self, flight: Flight, lane: Lane) -> None:
         """Have what is not known to be stored sent by a new producer."""
-        lane.end()
-        flight.again(value for value, _error in lane.failed)
+        if lane.end():
+            flight.again(value for value, _error in lane.failed)
+        else:
+            flight.sent = 0
         self._lane = None
 
     def _check_sizes(self, flight: Flight, call: Call) -> None:

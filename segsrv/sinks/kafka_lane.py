@@ -107,19 +107,21 @@ class Lane:
         """Take what the library has to say, without waiting."""
         self._serve(0)
 
-    def end(self) -> None:
-        """Give up what is on its way, which is in `failed` then, and end the library's threads."""
-        self._purge()
-        # A traceback may hold this object for long.
-        del self.producer
+    def end(self) -> bool:
+        """Give up what is on its way, which is in `failed` then, and end the library's threads.
 
-    def _purge(self) -> None:
+        Returns whether all of it is known to be there.
+        """
         with contextlib.suppress(KafkaException):
             self.producer.purge()
         for _ in range(_PURGE_POLLS_MAX):
             if not len(self.producer):
-                return
+                break
             self._serve(POLL_S)
+        is_known = not len(self.producer)
+        # A traceback may hold this object for long.
+        del self.producer
+        return is_known
 
     def _serve(self, timeout_s: float) -> None:
         try:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+CLOSE_POLL_S = 0.02
+
 T = TypeVar("T")
 Work = tuple[Callable[[], Any], "Future[Any]"]
 
@@ -45,13 +47,18 @@ class Worker:
         return await asyncio.wrap_future(future)
 
     async def close(self, last: Callable[[], None]) -> None:
-        """Have the thread do *last*, and wait until it has ended; what waits is not done."""
+        """Have the thread do *last*, and wait until it has ended; what waits is not done.
+
+        Nothing is left of the wait when this is cancelled: not in an executor either, whose threads
+        a loop and the process wait for when they end.
+        """
         with self._changed:
             self._last = last
             self._is_closing = True
             self._changed.notify()
-        if self._thread is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        # A library's call may last long and take no notice.
+        while self._thread is not None and self._thread.is_alive():  # noqa: ASYNC110
+            await asyncio.sleep(CLOSE_POLL_S)
 
     def _loop(self) -> None:
         while True:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -28,8 +28,10 @@ logger = logging.getLogger(__name__)
 
 METADATA_BYTES_MAX = 4_096
 """The broker's own default for `offset.metadata.max.bytes`."""
-INIT_S = 0.5
-_COORDINATOR_MOVES = (
+STEP_S = 0.5
+"""For how long a call of the library may wait, which can't be given up; it is resumed then."""
+_PASSING = (
+    KafkaError._TIMED_OUT,  # noqa: SLF001
     KafkaError.NOT_COORDINATOR,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -79,7 +81,8 @@ class TransactionalWriter:
         )
         self._stats.producers += 1
         try:
-            self._begin_with(lane, call)
+            # The broker ends what an earlier producer of this id left open.
+            self._resume(lambda: lane.producer.init_transactions(STEP_S), lane, call)
             self._last, self._group = self._read_back(call)
         except BaseException:
             lane.end()
@@ -108,7 +111,7 @@ class TransactionalWriter:
         assert lane is not None, "just opened"
         lane.listen()
         lane.trouble.forget()
-        last = Delivered(batch.id, {**self._last.ends, **batch.ends})
+        last = Delivered(batch.id, batch.ends)
         try:
             self._transact(lane, batch, last, call)
         except KafkaException as error:
@@ -127,13 +130,14 @@ class TransactionalWriter:
         records = records_of(values, batch.facts, self._client.options.key, range(len(values)))
         for _ in lane.put(records, call):
             pass
-        # Waited for here, where it can be given up; in the calls below it can't.
         lane.drain(call)
         if lane.failed or lane.trouble.fatal is not None:
             raise KafkaException(lane.trouble.fatal or lane.failed[0][1])
         place = TopicPartition(self._client.topic, 0, 0, encoded(last))
-        producer.send_offsets_to_transaction([place], self._group, max(call.left_s, POLL_S))
-        producer.commit_transaction(max(call.left_s, POLL_S))
+        self._resume(
+            lambda: producer.send_offsets_to_transaction([place], self._group, STEP_S), lane, call
+        )
+        self._resume(lambda: producer.commit_transaction(STEP_S), lane, call)
 
     def _check_sizes(self, batch: Batch, call: Call) -> None:
         """Refuse what no batch of the topic can hold, before anything of it is sent."""
@@ -168,17 +172,17 @@ class TransactionalWriter:
         is_known, self._too_large_at = limit == self._too_large_at, limit
         raise self._client.too_large(limit, is_known=is_known)
 
-    def _begin_with(self, lane: Lane, call: Call) -> None:
-        """Have the broker end what an earlier producer of this id left open."""
+    def _resume(self, work: Callable[[], object], lane: Lane, call: Call) -> None:
+        """Do *work*, a call of the library that takes up what it left, until it is done."""
         while True:
             try:
-                lane.producer.init_transactions(INIT_S)
+                work()
             except KafkaException as error:
                 reason = error.args[0]
                 lane.listen()
                 if not reason.retriable() or reason.fatal():
-                    raise self._client.error(reason) from error
-                self._client.check(lane.trouble, call, doing="beginning transactions")
+                    raise
+                self._client.check(lane.trouble, call, doing="waiting for the transaction")
             else:
                 return
 
@@ -200,12 +204,12 @@ class TransactionalWriter:
             while True:
                 place = TopicPartition(self._client.topic, 0)
                 try:
-                    (found,) = consumer.committed([place], max(call.left_s, POLL_S))
+                    (found,) = consumer.committed([place], STEP_S)
                     if found.error is not None:
                         raise KafkaException(found.error)
                     return decoded(found.metadata), consumer.consumer_group_metadata()
                 except KafkaException as error:
-                    if error.args[0].code() not in _COORDINATOR_MOVES:
+                    if error.args[0].code() not in _PASSING:
                         raise
                     time.sleep(POLL_S)
                     self._client.check(trouble, call, doing="reading the record")
@@ -214,7 +218,7 @@ class TransactionalWriter:
 
 
 def encoded(delivered: Delivered) -> str:
-    """Return *delivered* as metadata: of the ends, as many of the newest as there is room for."""
+    """Return *delivered* as metadata: of the ends, as many as there is room for."""
     ends = dict(delivered.ends)
     while True:
         text = orjson.dumps({"id": delivered.batch_id, "ends": ends}).decode()

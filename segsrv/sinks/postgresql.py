@@ -29,6 +29,7 @@ from segsrv.sinks import postgresql_sql as sql
 from segsrv.sinks import postgresql_tables as tables
 from segsrv.sinks.base import Batch, Delivered, Placement
 from segsrv.sinks.postgresql_errors import (
+    UNIQUE_VIOLATION,
     is_about_events,
     meaning,
     message_of,
@@ -41,6 +42,9 @@ from segsrv.sinks.postgresql_text import storable
 QUOTE = b"\x01"
 CHUNK_BYTES = 256 << 10
 CLOSE_TIMEOUT_S = 2.0
+CONNECTION_S_MAX = 3_600.0
+"""No server can freeze the temporary table of a session, so one that stayed would in the end keep
+a busy server from going on: all of a cluster's transactions are counted against it."""
 SEARCH_SHARE = 0.6
 """Which part of the time for a call is over when the search for what is refused ends.
 
@@ -103,6 +107,7 @@ class PostgresqlSink:
         self._insert = sql.insert(table, positions)
         self._destination = ""
         self._connection: Any = None
+        self._connected_at = 0.0
 
     async def check(self) -> list[str]:
         async with self._translated():
@@ -121,7 +126,7 @@ class PostgresqlSink:
         """Return what is stored of this data directory's events, by the sink of this name."""
         if self._is_once:
             return Delivered("", {})
-        async with self._connected() as connection, connection.transaction():
+        async with self._connected() as connection, tables.transaction(connection):
             row = await connection.fetchrow(sql.position(self._positions), *self._key)
         if row is None:
             return Delivered("", {})
@@ -152,13 +157,16 @@ class PostgresqlSink:
             self.stats.stored_before += 1
 
     async def close(self) -> None:
+        await self._disconnect(is_last=True)
+
+    async def _disconnect(self, *, is_last: bool = False) -> None:
         if self._connection is None:
             return
         connection, self._connection = self._connection, None
         try:
             with contextlib.suppress(TimeoutError, OSError, *_OF_DRIVER):
                 async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    if self._is_once:
+                    if self._is_once and is_last:
                         await self._forget(connection, sql.forget(self._positions)[0], self._origin)
                     await connection.close()
         finally:
@@ -198,11 +206,14 @@ class PostgresqlSink:
         """Yield the connection, made and its tables looked at if there was none."""
         async with self._translated():
             try:
+                if time.monotonic() > self._connected_at + CONNECTION_S_MAX:
+                    await self._disconnect()
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connect()
                     self._destination = await tables.ready(
                         self._connection, *self._tables, **self._how
                     )
+                    self._connected_at = time.monotonic()
                     self.stats.connections += 1
                 yield self._connection
             except SinkRejected:
@@ -286,15 +297,27 @@ class PostgresqlSink:
             known = tuple(sql.COLUMN_TYPES)
             if fault := whose_fault(row["code"], row["rule"], row["place"], known):
                 return SinkMisconfigured(f"{self._where}: {fault}")
+            if row["code"] == UNIQUE_VIOLATION and await self._is_numbered(connection, row["rule"]):
+                return SinkMisconfigured(
+                    f"{self._where}: the sequence behind {row['rule']!r} gives numbers that the "
+                    "table has; set it to the highest with setval()"
+                )
         if rows:
             reason = f"{self._where}: {message_of(rows[0]['code'], rows[0]['message'])}"
         return SinkRejected(reason, indexes=[row["refused"] - 1 for row in rows])
 
+    async def _is_numbered(self, connection: Any, index: str) -> bool:
+        """Say whether what *index* keeps unique is no event's, but comes from a sequence."""
+        async with tables.transaction(connection):
+            return bool(await connection.fetchval(sql.NUMBERED, self._table.quoted, index))
+
     async def _forget(self, connection: Any, statement: str, *values: str) -> None:
         """Delete the positions of commands; without the right to delete they stay."""
-        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
-            async with connection.transaction():
+        try:
+            async with tables.transaction(connection):
                 await connection.execute(statement, *values)
+        except asyncpg.InsufficientPrivilegeError:
+            await connection.execute("ROLLBACK")
 
 
 _OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError)

@@ -19,6 +19,8 @@ _SETTINGS = ("0A", "28", "2F", "3D", "3F", "42", "55000", "57P04")
 """For what somebody has to mend: access, names that are missing, rights, types of columns."""
 _CHECK_VIOLATION = "23514"
 _NOT_NULL_VIOLATION = "23502"
+_SEQUENCE_END = "2200H"
+UNIQUE_VIOLATION = "23505"
 
 
 def is_about_events(error: Exception, columns: tuple[str, ...]) -> bool:
@@ -36,6 +38,8 @@ def whose_fault(code: str, rule: str, column: str, columns: tuple[str, ...]) -> 
         return "the table has no partition for an event; make one, or a default partition"
     if code == _NOT_NULL_VIOLATION and column and column not in columns:
         return f"the column {column!r} is NOT NULL without a default, and segsrv has no value"
+    if code == _SEQUENCE_END:
+        return "a sequence that numbers the table's rows has reached its end"
     return None
 
 

@@ -141,6 +141,16 @@ def search(table: Name) -> str:
 SEARCH = "SELECT * FROM pg_temp.segsrv_refused($1, $2, $3, $4, $5, $6)"
 
 
+NUMBERED = """
+    SELECT bool_and(a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%')
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE i.indrelid = to_regclass($1) AND c.relname = $2
+"""
+"""Says whether all columns of an index, $2, of the table $1 have their values from a sequence."""
+
+
 def position(positions: Name) -> str:
     """Return the query for the batch that was stored last, and its ends."""
     return f"SELECT batch_id, ends::text FROM {positions.quoted} WHERE {_IS_KEY}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +62,7 @@ async def check(
         asyncpg.PostgresError: The server refuses.
 
     """
-    async with connection.transaction(readonly=True):
+    async with transaction(connection, "READ ONLY"):
         found = await _examine(connection, table, positions, where)
         if not _refuse(found, where, may_create=may_create):
             await _try(connection, table, positions)
@@ -78,7 +80,7 @@ async def ready(
 
     """
     # One transaction, also for what only reads: behind a pool, the next may be another session's.
-    async with connection.transaction():
+    async with transaction(connection):
         found = await _examine(connection, table, positions, where)
         if _refuse(found, where, may_create=may_create):
             await connection.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
@@ -93,6 +95,18 @@ async def ready(
     for hint in found[0].hints:
         logger.warning("sink: %s: %s", where, hint)
     return found[0].full_name
+
+
+@contextlib.asynccontextmanager
+async def transaction(connection: Any, mode: str = "") -> AsyncIterator[None]:
+    """Commit what is done in the block; a connection on which it failed has to be given up.
+
+    The driver's own would wait for the answer to a rollback, also where a call that got none was
+    cancelled for that, and so for ever.
+    """
+    await connection.execute(f"BEGIN {mode}")
+    yield
+    await connection.execute("COMMIT")
 
 
 async def _examine(

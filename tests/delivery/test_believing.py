@@ -5,8 +5,16 @@ import shutil
 import pytest
 
 from segsrv.delivery.believing import stood_at
+from segsrv.errors import SinkRejected, SinkUnavailable
 from segsrv.sinks.base import Batch, Delivered, Placement
-from tests.delivery.shipping import MemorySink, append, cursor_path, open_log, shipping
+from tests.delivery.shipping import (
+    MemorySink,
+    append,
+    append_batch,
+    cursor_path,
+    open_log,
+    shipping,
+)
 from tests.waiting import until
 
 
@@ -19,7 +27,7 @@ class PositionSink(MemorySink):
 
     async def send(self, batch: Batch, placement: Placement) -> None:
         await super().send(batch, placement)
-        self.last = Delivered(batch.id, {**self.last.ends, **batch.ends})
+        self.last = Delivered(batch.id, batch.ends)
 
     async def delivered(self) -> Delivered:
         assert self.is_open
@@ -112,3 +120,88 @@ async def test_positions_of_another_journal_mean_nothing(tmp_path, log):
     async with shipping(tmp_path, log, sink, **believing(log)) as shipper:
         await until(lambda: shipper.lag_bytes == 0)
     assert sink.lines == lines
+
+
+async def test_a_directory_that_was_put_back_loses_nothing_to_a_split(tmp_path, log):
+    """What the sink had of another past is not taken for what is there now, whatever comes first.
+
+    A batch that is split has brought its first part when delivery ends.
+    """
+    append(log, 1)
+    sink = PositionSink()
+    async with shipping(tmp_path, log, sink, **believing(log)) as shipper:
+        await until(lambda: shipper.lag_bytes == 0)
+    log.close()
+    places = (log.directory, cursor_path(tmp_path).parent)
+    for place in places:
+        shutil.copytree(place, tmp_path / "backup" / place.name)
+    log = open_log(tmp_path)
+    append(log, 2, 3, 4)
+    async with shipping(tmp_path, log, sink, **believing(log)) as shipper:
+        await until(lambda: shipper.lag_bytes == 0)
+    log.close()
+    for place in places:
+        shutil.rmtree(place)
+        (tmp_path / "backup" / place.name).rename(place)
+    log = open_log(tmp_path)
+    lines = append_batch(log, 5, 6, 7, 8, 9)
+
+    class Splitting(PositionSink):
+        async def send(self, batch: Batch, placement: Placement) -> None:
+            if batch.events == 5:
+                raise SinkRejected("find out which")
+            if self.sent:
+                raise SinkUnavailable("gone")
+            await super().send(batch, placement)
+
+    first = Splitting(sink.last)
+    async with shipping(tmp_path, log, first, grace_s=0, **believing(log)):
+        await until(lambda: first.sent)
+    lines += append(log, *range(10, 20))
+    second = PositionSink(first.last)
+    async with shipping(tmp_path, log, second, **believing(log)) as shipper:
+        await until(lambda: shipper.lag_bytes == 0)
+    assert first.lines + second.lines == lines
+    log.close()
+
+
+async def test_a_part_of_a_split_batch_still_tells_what_came_before_it(tmp_path, log):
+    """So nothing that was stored before comes again when the cursor is lost in mid-split."""
+    lines = append(log, 1, 2)
+    sink = PositionSink()
+    async with shipping(tmp_path, log, sink, **believing(log)) as shipper:
+        await until(lambda: shipper.lag_bytes == 0)
+    append_batch(log, 3, 4)
+
+    class Splitting(PositionSink):
+        async def send(self, batch: Batch, placement: Placement) -> None:
+            if batch.events == 2:
+                raise SinkRejected("find out which")
+            if self.sent:
+                raise SinkUnavailable("gone")
+            await super().send(batch, placement)
+
+    splitting = Splitting(sink.last)
+    async with shipping(tmp_path, log, splitting, grace_s=0, **believing(log)):
+        await until(lambda: splitting.sent)
+    cursor_path(tmp_path).unlink()
+    after = PositionSink(splitting.last)
+    async with shipping(tmp_path, log, after, **believing(log)) as shipper:
+        await until(lambda: shipper.lag_bytes == 0)
+    assert not set(after.lines) & set(lines)
+
+
+async def test_a_batch_says_where_every_journal_stands(tmp_path, log):
+    """Also where none of its events are from: a sink keeps the newest ends alone."""
+    other = open_log(tmp_path / "other")
+    try:
+        append(log, 1)
+        sink = PositionSink()
+        async with shipping(tmp_path, log, sink, others=[other]) as shipper:
+            await until(lambda: shipper.lag_bytes == 0)
+            append(other, 2)
+            shipper.wake()
+            await until(lambda: len(sink.sent) == 2)
+        assert sink.last.ends == {log.id: (log.end, 0), other.id: (other.end, 0)}
+    finally:
+        other.close()

@@ -110,14 +110,18 @@ async def test_the_split_is_on_disk_before_a_part_is_sent(tmp_path, log):
 
 
 async def test_only_the_last_part_says_that_all_is_delivered(tmp_path, log):
-    """A sink that keeps the ends has them when the whole batch is there, and not before."""
+    """A sink that keeps the ends has them when the whole batch is there, and not before.
+
+    Until then it is told again what was there before.
+    """
+    start = log.end
     append_batch(log, *range(3))
     sink = LastIdSink(1)
     async with shipping(tmp_path, log, sink) as shipper:
         await until(lambda: shipper.lag_bytes == 0)
 
     *before, last = [batch.ends for batch, _placement in sink.sent]
-    assert before == [{}]
+    assert before == [{log.id: (start, 0)}]
     assert last == {log.id: (log.end, 0)}
 
 

@@ -2,21 +2,29 @@
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
+from confluent_kafka import KafkaError, Producer
 
+from segsrv.delivery.shipper import CLOSE_TIMEOUT_S
 from segsrv.errors import SinkUnavailable
+from segsrv.sinks import kafka_lane
 from segsrv.sinks.base import Delivered
+from segsrv.sinks.kafka_thread import Worker
 from tests.services import kafka_topics
 from tests.services.kafka_service import KafkaService
 from tests.services.kafka_target import END_OF_TRANSACTION
 from tests.services.proxy import Proxy
 from tests.sinks.kafka_sinks import batch, make_sink, new_topic, opened, until_taken
+from tests.waiting import until
 
 MODES = pytest.mark.parametrize("mode", ["idempotent", "transactional"])
 EVENTS = 1_000
 OFFSETS_OF_TRANSACTION = b"\x00\x1c\x00\x03"
 """How the request begins that writes the record, before the one that commits."""
+FETCH_OF_RECORD = b"\x00\x09\x00"
+"""How the request begins that reads the record."""
 GIVE_UP_S = 1.0
 
 
@@ -49,6 +57,42 @@ async def give_up(sink, unit):
     with contextlib.suppress(TimeoutError, SinkUnavailable):
         async with asyncio.timeout(GIVE_UP_S):
             await sink.send(unit, {})
+
+
+async def test_a_call_that_takes_no_notice_does_not_hold_up_the_process():
+    """Whoever gives up waiting for the end of the thread is free to end itself."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        may_end.wait()
+
+    worker = Worker("test", idle=lambda: None, idle_s=1.0)
+    task = asyncio.create_task(worker.run(work))
+    await until(begun.is_set)
+    try:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await worker.close(lambda: None)
+        assert not [each for each in threading.enumerate() if each.name.startswith("asyncio_")]
+    finally:
+        may_end.set()
+    await task
+    await worker.close(lambda: None)
+
+
+async def test_the_library_gives_up_nothing_by_itself(kafka, monkeypatch):
+    """What may be stored is waited for, however long that takes: sent anew, it would be doubled."""
+    given = []
+
+    class Noting(Producer):
+        def __init__(self, config):
+            given.append(config)
+            super().__init__(config)
+
+    monkeypatch.setattr(kafka_lane, "Producer", Noting)
+    async with opened(make_sink(kafka.port, new_topic())):
+        assert [config["message.timeout.ms"] for config in given] == [0]
 
 
 class TestNetwork:
@@ -135,6 +179,47 @@ class TestNetwork:
             assert await sink.delivered() == Delivered("b", {"j": (2, 0)})
 
         assert sorted(kafka_topics.ids(service, topic)) == ids(range(20))
+
+    async def test_a_commit_that_hangs_does_not_hold_up_the_end(self, broken):
+        """A server that is stopped does not wait until the time for the call is over."""
+        _service, proxy = broken
+        options = {"mode": "transactional", "send_timeout_s": 60.0}
+        async with opened(make_sink(proxy.port, new_topic(), **options)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            proxy.hold_answers(mark=END_OF_TRANSACTION)
+            await give_up(sink, batch("b", range(10, 20)))
+            assert proxy.is_hung
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await sink.close()
+
+    async def test_a_start_that_hangs_does_not_hold_up_the_end(self, broken):
+        """It waits for the record of what is stored."""
+        _service, proxy = broken
+        options = {"mode": "transactional", "send_timeout_s": 60.0}
+        sink = make_sink(proxy.port, new_topic(), **options)
+        proxy.hold_answers(mark=FETCH_OF_RECORD)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await sink.open()
+        assert proxy.is_hung
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await sink.close()
+
+    async def test_records_of_which_nothing_is_heard_are_sent_again(self, broken, monkeypatch):
+        """By the producer that follows one which failed for good: better twice than never."""
+        service, proxy = broken
+        topic = new_topic()
+        async with opened(make_sink(proxy.port, topic)) as sink:
+            await sink.send(batch("a", range(10)), {})
+            proxy.cut()
+            await give_up(sink, batch("b", range(10, 20)))
+            monkeypatch.setattr(kafka_lane, "_PURGE_POLLS_MAX", 0)
+            sink._writer._lane.trouble.fatal = KafkaError(KafkaError._FATAL)
+            await give_up(sink, batch("b", range(10, 20)))
+            proxy.heal()
+            await until_taken(sink, batch("b", range(10, 20)))
+
+        assert set(kafka_topics.ids(service, topic)) == set(ids(range(20)))
 
     async def test_a_batch_that_was_given_up_for_good_does_not_hold_up_others(self, broken):
         """What delivery has set aside elsewhere is left on its way, and the next batch arrives."""

@@ -246,8 +246,8 @@ class TestAgain:
             await sink.send(batch("a", range(5), ends={"j1": (100, 2), "j2": (7, 0)}), {})
             await sink.send(batch("b", range(5, 9), ends={"j1": (200, 0)}), {})
         async with opened(make_sink(kafka.port, topic, **options)) as sink:
-            expected = Delivered("b", {"j1": (200, 0), "j2": (7, 0)})
-            assert await sink.delivered() == expected
+            # Old ends beside a newer id would be believed of events that came in between.
+            assert await sink.delivered() == Delivered("b", {"j1": (200, 0)})
             await sink.send(batch("b", range(5, 9)), {})
 
         assert sorted(kafka_topics.ids(kafka, topic)) == sorted(ids(range(9)))
@@ -281,14 +281,14 @@ class TestAgain:
             assert await sink.delivered() == Delivered("b", {"j": (2, 0)})
 
     def test_the_record_fits_however_many_journals_there_are(self):
-        """Of too many ends the newest are kept; a cursor knows the others."""
+        """Of too many ends some are left out; a cursor knows them."""
         ends = {f"{number:032x}": (10**12 + number, 3) for number in range(256)}
         text = encoded(Delivered("b" * 100, ends))
 
         assert len(text) <= METADATA_BYTES_MAX
         known = decoded(text)
         assert known.batch_id == "b" * 100
-        assert list(known.ends.items()) == list(ends.items())[-len(known.ends) :]
+        assert known.ends.items() <= ends.items()
         assert len(known.ends) > 50
 
     @pytest.mark.parametrize("text", [None, "", "no JSON", "[]", '{"ends":{"j":1}}'])

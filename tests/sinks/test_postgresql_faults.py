@@ -8,7 +8,8 @@ import os
 import asyncpg
 import pytest
 
-from segsrv.errors import SinkRejected, SinkUnavailable
+from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable
+from segsrv.sinks import postgresql
 from segsrv.sinks.base import Delivered
 from segsrv.sinks.postgresql_text import storable
 from tests.disks import fill
@@ -81,9 +82,9 @@ class TestOnce:
             assert await sink.delivered() == Delivered("", {})
             await sink.send(batch_of(1, ends=ends), {})
             assert await sink.delivered() == Delivered("batch-1", ends)
-            # A part that others follow says of itself that it ends nowhere.
-            await sink.send(batch_of(2), {})
-            assert await sink.delivered() == Delivered("batch-2", {})
+            # Old ends beside a newer id would be believed of events that came in between.
+            await sink.send(batch_of(2, ends={"b" * 32: (9, 0)}), {})
+            assert await sink.delivered() == Delivered("batch-2", {"b" * 32: (9, 0)})
         for other in ({"origin": "c" * 32}, {"name": "second"}, more, {"is_once": True}):
             async with opened(database.url, **other) as sink:
                 assert await sink.delivered() == Delivered("", {})
@@ -182,6 +183,22 @@ class TestRefusals:
                 await sink.send(batch("b", [event()] * 4, ids=["a", "b", "b", "c"]), {})
 
         assert refused.value.indexes == (0, 2)
+
+    @pytest.mark.parametrize(
+        ("next_number", "text"), [(1, "set it to the highest"), (2**31 - 1, "reached its end")]
+    )
+    async def test_a_sequence_that_fails_is_the_table_s_fault(self, database, next_number, text):
+        """One that is behind, as after a restore, or that is used up would refuse every event."""
+        await store(database.url, [event()] * 9)
+        database.sql("ALTER TABLE events ADD id serial PRIMARY KEY")
+        database.sql(f"SELECT setval('events_id_seq', {next_number}, false)")
+        async with opened(database.url) as sink:
+            with pytest.raises(SinkMisconfigured, match=text):
+                await sink.send(batch("b", [event()] * 3), {})
+            database.sql("SELECT setval('events_id_seq', 9)")
+            await sink.send(batch("b", [event()] * 3), {})
+
+        assert database.count() == 12
 
     async def test_an_index_that_cannot_hold_an_id_refuses_its_event(self, database):
         """A btree that somebody made."""
@@ -347,6 +364,30 @@ class TestCuts:
 
 
 class TestServers:
+    @pytest.mark.parametrize("call", ["check", "open"])
+    async def test_an_open_that_falls_silent_is_not_held_up(self, own_server, call):
+        """The call is cancelled when its time is over, and waits for no answer to that."""
+        url = own_server.url_of()
+        await store(url, [event()])
+        blocker = await asyncpg.connect(url)
+        await blocker.execute("BEGIN; LOCK TABLE events")
+        sink = make_sink(url)
+        opening = asyncio.create_task(getattr(sink, call)())
+        where = "application_name = 'segsrv' AND wait_event_type = 'Lock'"
+        waiting = f"SELECT count(*) FROM pg_stat_activity WHERE {where}"
+        await until(lambda: own_server.sql(waiting) == "1")
+        own_server.pause()
+        try:
+            opening.cancel()
+            ended, _others = await asyncio.wait([opening], timeout=10)
+            assert ended
+        finally:
+            own_server.resume()
+            await asyncio.wait([opening])
+        blocker.terminate()
+        await sink.open()
+        await sink.close()
+
     async def test_a_session_that_is_ended_is_made_again(self, database):
         """By an operator, at any time between two batches or in one."""
         async with opened(database.url) as sink:
@@ -361,6 +402,19 @@ class TestServers:
                 await sink.send(batch_of(number), {})
 
         assert database.count() == 300
+
+    async def test_a_session_does_not_live_for_ever(self, database, monkeypatch):
+        """The server can't freeze its temporary table, which in the end would stop all writes."""
+        monkeypatch.setattr(postgresql, "CONNECTION_S_MAX", 0.0)
+        table = "relname = 'segsrv_lines_1'"
+        age = f"SELECT age(relfrozenxid) FROM pg_class WHERE {table}"
+        async with opened(database.url) as sink:
+            for number in range(10):
+                await sink.send(batch_of(number), {})
+            assert int(database.sql(age)) < 5
+            assert sessions(database, "true") == 1
+
+        assert database.count() == 1_000
 
     async def test_a_server_that_takes_no_writes_is_unavailable(self, database):
         """It may be a standby that is about to be the primary."""

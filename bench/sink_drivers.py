@@ -19,7 +19,7 @@ import orjson
 
 from segsrv.files import make_dir, write_all
 from segsrv.journal.facts import Facts
-from segsrv.sinks.file import root_of
+from segsrv.sinks.file.sink import root_of
 from segsrv.sinks.kind import SinkSpec
 
 if sys.version_info >= (3, 14):
@@ -268,14 +268,14 @@ class PostgresqlDriver:
     """asyncpg: the lines by COPY, and the sink's own statements around it."""
 
     def __init__(self, spec: SinkSpec) -> None:
-        from segsrv.sinks import postgresql_sql  # noqa: PLC0415 - Where it is measured.
-        from segsrv.sinks.postgresql_names import Name  # noqa: PLC0415
+        from segsrv.sinks.postgresql import sql  # noqa: PLC0415 - Where it is measured.
+        from segsrv.sinks.postgresql.names import Name  # noqa: PLC0415
 
         self._url = spec.url
-        self._sql = postgresql_sql
+        self._sql = sql
         names = [Name.read(spec.options.table), Name.read(spec.options.positions_table)]
-        self._insert = postgresql_sql.insert(*names)
-        self._begin = postgresql_sql.begin(spec.config.send_timeout_s)
+        self._insert = sql.insert(*names)
+        self._begin = sql.begin(spec.config.send_timeout_s)
         self._connection: Any = None
 
     async def open(self) -> None:

@@ -10,7 +10,7 @@ from segsrv import logs, process
 from segsrv.commands.preflight import describe, verified
 from segsrv.delivery.journals import journal_dir
 from segsrv.settings import Settings, sources
-from segsrv.sinks.stdout import StdoutSink
+from segsrv.sinks.stdout.sink import StdoutSink
 from segsrv.write_keys import key_path
 
 _EXAMPLE = (

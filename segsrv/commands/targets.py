@@ -9,7 +9,7 @@ from segsrv.commands.sending import Sender
 from segsrv.errors import SettingsError
 from segsrv.settings import Settings, SinkConfig
 from segsrv.sinks import registry
-from segsrv.sinks.stdout import StdoutSink
+from segsrv.sinks.stdout.sink import StdoutSink
 
 
 class Targets:

@@ -27,15 +27,15 @@ from segsrv.sinks.kind import Kind, SinkSpec
 GROUP = "segsrv.sinks"
 OPTIONS_MAX = 100
 _BUILT_IN = {
-    "clickhouse": ("segsrv.sinks.clickhouse_kind", "CLICKHOUSE"),
-    "clickhouses": ("segsrv.sinks.clickhouse_kind", "CLICKHOUSE"),
-    "file": ("segsrv.sinks.file_kind", "FILE"),
-    "http": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
-    "https": ("segsrv.sinks.webhook_kind", "WEBHOOK"),
-    "kafka": ("segsrv.sinks.kafka_kind", "KAFKA"),
-    "postgresql": ("segsrv.sinks.postgresql_kind", "POSTGRESQL"),
-    "s3": ("segsrv.sinks.s3_kind", "S3"),
-    "stdout": ("segsrv.sinks.stdout_kind", "STDOUT"),
+    "clickhouse": ("segsrv.sinks.clickhouse.kind", "CLICKHOUSE"),
+    "clickhouses": ("segsrv.sinks.clickhouse.kind", "CLICKHOUSE"),
+    "file": ("segsrv.sinks.file.kind", "FILE"),
+    "http": ("segsrv.sinks.webhook.kind", "WEBHOOK"),
+    "https": ("segsrv.sinks.webhook.kind", "WEBHOOK"),
+    "kafka": ("segsrv.sinks.kafka.kind", "KAFKA"),
+    "postgresql": ("segsrv.sinks.postgresql.kind", "POSTGRESQL"),
+    "s3": ("segsrv.sinks.s3.kind", "S3"),
+    "stdout": ("segsrv.sinks.stdout.kind", "STDOUT"),
 }
 _EXTRAS = {"kafka": "kafka", "postgresql": "postgresql", "s3": "s3"}
 """Kinds with a driver that is not always there, and the extra that brings it."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from segsrv.cli import main
-from segsrv.sinks import file_kind
+from segsrv.sinks.file import kind as file_kind
 from tests.journal.segment_logs import flip
 from tests.server_process import ServerProcess
 from tests.site import Site

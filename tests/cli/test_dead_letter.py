@@ -24,7 +24,7 @@ import asyncio, os, signal, sys
 # Tests in the background of a shell get it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from segsrv.cli import main
-from segsrv.sinks.file import FileSink
+from segsrv.sinks.file.sink import FileSink
 
 batches = []
 send = FileSink.send

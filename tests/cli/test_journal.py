@@ -16,8 +16,8 @@ from segsrv.commands import sending
 from segsrv.commands.output import Bar
 from segsrv.delivery.set_aside import parts_of
 from segsrv.errors import SinkRejected
-from segsrv.sinks import file
-from segsrv.sinks.file import FileSink
+from segsrv.sinks.file import sink as file
+from segsrv.sinks.file.sink import FileSink
 from tests.journal.segment_logs import flip
 from tests.server_process import ServerProcess
 from tests.site import Site

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from segsrv.sinks.base import Batch
-from segsrv.sinks.stdout import StdoutSink
+from segsrv.sinks.stdout.sink import StdoutSink
 
 BATCHES = 5
 

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from segsrv.sinks import file as file_module
-from segsrv.sinks import file_upkeep
 from segsrv.sinks.base import Batch
-from segsrv.sinks.file import FileSink
-from segsrv.sinks.file_compression import zstd
-from segsrv.sinks.file_names import method_of, replaced_name, replacing_names
+from segsrv.sinks.file import sink as file_module
+from segsrv.sinks.file import upkeep as file_upkeep
+from segsrv.sinks.file.compression import zstd
+from segsrv.sinks.file.names import method_of, replaced_name, replacing_names
+from segsrv.sinks.file.sink import FileSink
 from tests.parquet_files import lines_of
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from segsrv.files import write_all
-from segsrv.sinks import file_compression
-from segsrv.sinks.file_compression import compress, drop_if_stale
+from segsrv.sinks.file import compression as file_compression
+from segsrv.sinks.file.compression import compress, drop_if_stale
 from tests.delivery.stored_files import (
     MIB,
     NOON,
@@ -136,7 +136,7 @@ class TestFaults:
         """The file stays as it is, the fault is counted and said once, and it is tried again."""
         path = closed_file(tmp_path)
         monkeypatch.setattr(file_compression, "write_all", refuse(errno.ENOSPC))
-        monkeypatch.setattr("segsrv.sinks.file_upkeep.SCAN_INTERVAL_S", 0.0)
+        monkeypatch.setattr("segsrv.sinks.file.upkeep.SCAN_INTERVAL_S", 0.0)
         async with opened(monkeypatch, tmp_path, file_compress=method) as sink:
             await until(lambda: sink.stats.faults > 2)
             assert path.name in names(tmp_path)

@@ -11,8 +11,10 @@ import pytest
 
 from segsrv.errors import NotConverted, SettingsError, SinkUnavailable
 from segsrv.settings import Settings
-from segsrv.sinks import file_compression, file_parquet, parquet
-from segsrv.sinks.file_compression import compress
+from segsrv.sinks import parquet
+from segsrv.sinks.file import compression as file_compression
+from segsrv.sinks.file import parquet as file_parquet
+from segsrv.sinks.file.compression import compress
 from segsrv.sinks.registry import build
 from tests.delivery.stored_files import (
     NOON,
@@ -76,7 +78,7 @@ async def test_the_thread_has_a_low_priority(tmp_path, monkeypatch):
 
 async def test_a_full_disk(tmp_path, monkeypatch, caplog):
     """The file stays as it is, the fault is counted and said once, and it is tried again."""
-    monkeypatch.setattr("segsrv.sinks.file_upkeep.SCAN_INTERVAL_S", 0.0)
+    monkeypatch.setattr("segsrv.sinks.file.upkeep.SCAN_INTERVAL_S", 0.0)
     with small_disk(tmp_path, "tmpfs") as disk:
         lines = [b'{"n":"%b"}\n' % os.urandom(500).hex().encode() for _ in range(2_000)]
         path = closed_file(disk, b"".join(lines))
@@ -101,7 +103,7 @@ class TestNotConverted:
     )
     async def test_it_stays(self, tmp_path, monkeypatch, caplog, content):
         """A file that can't be Parquet stays, is counted and logged once, and holds up no other."""
-        monkeypatch.setattr("segsrv.sinks.file_upkeep.SCAN_INTERVAL_S", 0.0)
+        monkeypatch.setattr("segsrv.sinks.file.upkeep.SCAN_INTERVAL_S", 0.0)
         bad = closed_file(tmp_path, content, NAME.replace("12", "11"))
         good = closed_file(tmp_path)
         looked: list[Path] = []
@@ -110,7 +112,7 @@ class TestNotConverted:
             looked.append(path)
             return compress(path, *arguments)
 
-        monkeypatch.setattr("segsrv.sinks.file_upkeep.compress", look)
+        monkeypatch.setattr("segsrv.sinks.file.upkeep.compress", look)
         async with opened(monkeypatch, tmp_path, file_compress="parquet") as sink:
             await until(lambda: sink.stats.files_compressed)
             ticks: list[None] = []
@@ -242,7 +244,7 @@ class TestSettings:
         """`encoding = "parquet"` in a sink's table has its closed files converted."""
         [built] = build(self.of(tmp_path / "events"), {})
         sink = built.sink
-        monkeypatch.setattr("segsrv.sinks.file_upkeep.TICK_S", 0.005)
+        monkeypatch.setattr("segsrv.sinks.file.upkeep.TICK_S", 0.005)
         closed_file(tmp_path)
         await sink.open()
         await until(lambda: sink.stats.files_compressed)

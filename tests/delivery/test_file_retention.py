@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from segsrv.sinks.file_upkeep import SCAN_INTERVAL_S
+from segsrv.sinks.file.upkeep import SCAN_INTERVAL_S
 from tests.delivery.stored_files import batch, names, opened, put, stored
 from tests.waiting import until
 
@@ -67,7 +67,7 @@ class TestAge:
 
     async def test_files_are_looked_at_again(self, tmp_path, monkeypatch):
         """What gets too old while the server runs goes too."""
-        monkeypatch.setattr("segsrv.sinks.file_upkeep.SCAN_INTERVAL_S", 0.01)
+        monkeypatch.setattr("segsrv.sinks.file.upkeep.SCAN_INTERVAL_S", 0.01)
         assert SCAN_INTERVAL_S <= 60
         async with opened(monkeypatch, tmp_path, file_retention_s=10.0) as sink:
             path = make(tmp_path, "2026-01-01")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from segsrv.errors import SinkUnavailable
-from segsrv.sinks.file import FileSink
-from segsrv.sinks.file_compression import zstd
+from segsrv.sinks.file.compression import zstd
+from segsrv.sinks.file.sink import FileSink
 from tests.delivery.stored_files import (
     MIB,
     NOON,

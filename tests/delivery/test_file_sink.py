@@ -11,10 +11,10 @@ import pytest
 from segsrv.delivery.cursor import CursorFile
 from segsrv.errors import SinkUnavailable
 from segsrv.files import write_all
-from segsrv.sinks import file as file_module
-from segsrv.sinks import file_compression
-from segsrv.sinks.file import FileSink
-from segsrv.sinks.file_upkeep import Upkeep
+from segsrv.sinks.file import compression as file_compression
+from segsrv.sinks.file import sink as file_module
+from segsrv.sinks.file.sink import FileSink
+from segsrv.sinks.file.upkeep import Upkeep
 from tests.delivery.shipping import append, open_log, shipping
 from tests.delivery.stored_files import (
     MIB,

@@ -12,8 +12,8 @@ from pathlib import Path
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.log import SegmentLog
 from segsrv.sinks.base import Batch, Placement
-from segsrv.sinks.file import FileSink
-from segsrv.sinks.file_names import replacing_names
+from segsrv.sinks.file.names import replacing_names
+from segsrv.sinks.file.sink import FileSink
 from tests.parquet_files import lines_of
 
 if sys.version_info >= (3, 14):

@@ -7,7 +7,7 @@ import pytest
 
 from segsrv.files import make_dir, sync_dir, write_all
 from segsrv.sinks import parquet
-from segsrv.sinks.file_compression import compress
+from segsrv.sinks.file.compression import compress
 from tests.power.parts import sent_lines
 from tests.power.test_promises import Losses
 

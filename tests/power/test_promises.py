@@ -23,7 +23,7 @@ from segsrv.files import make_dir, publish, replace_file
 from segsrv.geoip import download
 from segsrv.journal.reader import Reader
 from segsrv.journal.slots import SlotFile
-from segsrv.sinks.file_compression import compress
+from segsrv.sinks.file.compression import compress
 from segsrv.write_keys import with_keys
 from tests.mmdb import mmdb_bytes
 from tests.power.disk import Disk, Killed

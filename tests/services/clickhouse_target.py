@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from segsrv.sinks.clickhouse_sql import create_table
+from segsrv.sinks.clickhouse.sql import create_table
 from tests.services.clickhouse_service import Chdb
 from tests.services.target import Target
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import orjson
 
-from segsrv.sinks.file_compression import zstd
+from segsrv.sinks.file.compression import zstd
 from tests.services.s3_service import BUCKET, SeaweedFs, secret_of
 from tests.services.target import Target
 from tests.site import id_of

@@ -6,7 +6,7 @@ import urllib.request
 import pytest
 
 from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable
-from segsrv.sinks.clickhouse_answers import error_of
+from segsrv.sinks.clickhouse.answers import error_of
 from tests.command import segsrv
 from tests.server_process import ServerProcess
 from tests.services.free_ports import release_port, take_port

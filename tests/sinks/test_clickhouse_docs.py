@@ -6,7 +6,7 @@ import pytest
 
 from segsrv.events.columns import COLUMNS, FACTS
 from segsrv.settings.fields import kinds_of
-from segsrv.sinks.clickhouse_kind import CLICKHOUSE, ClickhouseOptions
+from segsrv.sinks.clickhouse.kind import CLICKHOUSE, ClickhouseOptions
 from tests.server_process import REPOSITORY
 from tests.sinks.clickhouse_sinks import batch_of, opened
 

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from segsrv.events.columns import COLUMNS, EVENT, FACTS
-from segsrv.sinks.file_compression import compress
+from segsrv.sinks.file.compression import compress
 from tests.delivery.stored_files import of_lines, opened, put
 from tests.server_process import REPOSITORY
 

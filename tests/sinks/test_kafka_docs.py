@@ -5,8 +5,8 @@ import dataclasses
 import re
 import sys
 
-from segsrv.sinks.kafka_kind import KAFKA
-from segsrv.sinks.kafka_options import KafkaOptions
+from segsrv.sinks.kafka.kind import KAFKA
+from segsrv.sinks.kafka.options import KafkaOptions
 from tests.server_process import REPOSITORY
 from tests.sinks.kafka_sinks import batch, make_sink, opened
 

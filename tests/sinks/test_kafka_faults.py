@@ -9,9 +9,9 @@ from confluent_kafka import KafkaError, Producer
 
 from segsrv.delivery.shipper import CLOSE_TIMEOUT_S
 from segsrv.errors import SinkUnavailable
-from segsrv.sinks import kafka_lane
 from segsrv.sinks.base import Delivered
-from segsrv.sinks.kafka_thread import Worker
+from segsrv.sinks.kafka import lane as kafka_lane
+from segsrv.sinks.kafka.thread import Worker
 from tests.services import kafka_topics
 from tests.services.kafka_service import KafkaService
 from tests.services.kafka_target import END_OF_TRANSACTION

@@ -9,7 +9,7 @@ from confluent_kafka.admin import AclOperation, ResourceType
 from segsrv.errors import SettingsError, SinkMisconfigured, SinkRejected, SinkUnavailable
 from segsrv.sinks import registry
 from segsrv.sinks.base import Delivered
-from segsrv.sinks.kafka_transactional import METADATA_BYTES_MAX, decoded, encoded
+from segsrv.sinks.kafka.transactional import METADATA_BYTES_MAX, decoded, encoded
 from tests.needs import skip_or_fail
 from tests.services import kafka_topics
 from tests.services.kafka_service import USERS

@@ -3,8 +3,8 @@
 import dataclasses
 import re
 
-from segsrv.sinks.postgresql_kind import PostgresqlOptions
-from segsrv.sinks.postgresql_sql import COLUMN_TYPES
+from segsrv.sinks.postgresql.kind import PostgresqlOptions
+from segsrv.sinks.postgresql.sql import COLUMN_TYPES
 from tests.server_process import REPOSITORY
 from tests.sinks.postgresql_batches import event, store
 

@@ -9,9 +9,9 @@ import asyncpg
 import pytest
 
 from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable
-from segsrv.sinks import postgresql
 from segsrv.sinks.base import Delivered
-from segsrv.sinks.postgresql_text import storable
+from segsrv.sinks.postgresql import sink as postgresql
+from segsrv.sinks.postgresql.text import storable
 from tests.disks import fill
 from tests.faults.disks import mount, unmount
 from tests.server_process import ServerProcess

@@ -76,7 +76,7 @@ class TestPackages:
         install(site_packages, "raise SystemExit('imported')", package="thief", scheme="file")
         (built,) = registry.build(Settings(), {})
 
-        assert type(built.sink).__module__ == "segsrv.sinks.file"
+        assert type(built.sink).__module__ == "segsrv.sinks.file.sink"
 
     @pytest.mark.parametrize(
         ("code", "parts"),

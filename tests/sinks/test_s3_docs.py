@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from segsrv.events.columns import COLUMNS, EVENT, FACTS
-from segsrv.sinks.s3_kind import S3, S3Options
+from segsrv.sinks.s3.kind import S3, S3Options
 from tests.server_process import REPOSITORY, ServerProcess
 from tests.services.s3_service import BUCKET, secret_of
 from tests.site import COMPAT, Site, new_id
@@ -71,8 +71,8 @@ class TestPage:
     def test_every_message_that_it_names_is_there(self):
         """As the code has it."""
         code = "".join(
-            (REPOSITORY / "segsrv" / "sinks" / name).read_text()
-            for name in ("s3.py", "s3_errors.py")
+            (REPOSITORY / "segsrv" / "sinks" / "s3" / name).read_text()
+            for name in ("sink.py", "errors.py")
         )
         for messages, _what in rows(PAGE, "message"):
             for message in re.findall(r"`([^`]+)`", messages):

@@ -14,7 +14,7 @@ import pytest
 
 from segsrv.errors import SinkMisconfigured, SinkRejected, SinkUnavailable
 from segsrv.sinks import Batch
-from segsrv.sinks.file_compression import zstd
+from segsrv.sinks.file.compression import zstd
 from tests.disks import fill
 from tests.faults.disks import mount, unmount
 from tests.needs import skip_or_fail

@@ -17,7 +17,7 @@ from segsrv.errors import (
 from segsrv.journal.facts import Facts
 from segsrv.settings import Settings, SinkTable
 from segsrv.sinks import Batch, registry
-from segsrv.sinks.file_compression import zstd
+from segsrv.sinks.file.compression import zstd
 from tests.command import segsrv
 from tests.server_process import ServerProcess
 from tests.services.s3_service import BUCKET, secret_of

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from segsrv.sinks.clickhouse_sql import create_table
+from segsrv.sinks.clickhouse.sql import create_table
 from tests.server_process import REPOSITORY, ServerProcess
 from tests.services import kafka_topics
 from tests.site import Site

@@ -4,9 +4,9 @@ import dataclasses
 import re
 import time
 
-from segsrv.sinks.webhook_kind import BODY_BYTES_MAX, EVENTS_MAX, WEBHOOK
-from segsrv.sinks.webhook_options import WebhookOptions
-from segsrv.sinks.webhook_request import prepare
+from segsrv.sinks.webhook.kind import BODY_BYTES_MAX, EVENTS_MAX, WEBHOOK
+from segsrv.sinks.webhook.options import WebhookOptions
+from segsrv.sinks.webhook.request import prepare
 from tests.server_process import REPOSITORY
 from tests.sinks.test_webhook_sink import KEY, OLD_KEY, batch_of, whsec
 

@@ -14,7 +14,8 @@ import pytest
 
 from segsrv.errors import SettingsError, SinkClosed, SinkMisconfigured, SinkUnavailable
 from segsrv.settings import Settings
-from segsrv.sinks import registry, stdout_kind
+from segsrv.sinks import registry
+from segsrv.sinks.stdout import kind as stdout_kind
 from segsrv.sinks.stdout.sink import StdoutSink
 from tests.delivery.pipes import Pipe, Reader
 from tests.delivery.stdout_writer import BATCHES

@@ -70,18 +70,19 @@ def objects_of(batch: Batch, prefix: str, form: Form) -> list[Object]:
     can refuse it. Events of which it is not known when they were received are of the hour 0, 1970.
     """
     facts = batch.facts
-    first = min(fact.received_ms for fact in facts)
-    if first // HOUR_MS == max(fact.received_ms for fact in facts) // HOUR_MS:
+    times_ms = [fact.received_ms for fact in facts]
+    first = min(times_ms)
+    if first // HOUR_MS == max(times_ms) // HOUR_MS:
         key = _key(prefix, batch.id, first, form.suffix)
         return [Object(key, form.packed(batch.parts, facts), form.content_type)]
     by_hour: dict[int, list[int]] = {}
-    for number, fact in enumerate(facts):
-        by_hour.setdefault(fact.received_ms // HOUR_MS, []).append(number)
+    for number, time_ms in enumerate(times_ms):
+        by_hour.setdefault(time_ms // HOUR_MS, []).append(number)
     lines = batch.lines()
     objects = []
     for numbers in by_hour.values():
         own = [facts[number] for number in numbers]
-        key = _key(prefix, batch.id, min(fact.received_ms for fact in own), form.suffix)
+        key = _key(prefix, batch.id, min(times_ms[number] for number in numbers), form.suffix)
         content = form.packed([lines[number] for number in numbers], own)
         objects.append(Object(key, content, form.content_type))
     return sorted(objects, key=lambda made: (-len(made.content), made.key))

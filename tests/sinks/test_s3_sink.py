@@ -339,11 +339,11 @@ class TestSettings:
             registry.resolve(Settings(sink=spellings))
 
     def test_batches_are_as_large_as_objects_should_be(self):
-        """A minute's events or 64 MiB, unless the table says otherwise."""
+        """A minute's events or 30 MiB, unless the table says otherwise."""
         config = made("s3://bucket").config
         assert (config.batch_events_max, config.batch_bytes_max, config.batch_interval_s) == (
             100_000,
-            64 << 20,
+            30 << 20,
             60.0,
         )
 

@@ -168,8 +168,9 @@ S3 = Kind(
     options=S3Options,
     secrets=("access_key_id", "secret_access_key", "session_token"),
     encodings=("ndjson", "parquet"),
-    # An object that holds a minute costs little to store and to read; one a second would not.
+    # An object that holds a minute costs little to store and to read; one a second would not. What
+    # malloc gets from the system anew each time, from 32 MiB on, takes a quarter more CPU an event.
     batch_events_max=100_000,
-    batch_bytes_max=64 << 20,
+    batch_bytes_max=30 << 20,
     batch_interval_s=60.0,
 )

@@ -1,5 +1,6 @@
 """`segsrv journal`, beside a running server and without one."""
 
+import contextlib
 import errno
 import io
 import json
@@ -56,6 +57,15 @@ def segments(tmp_path) -> list:
 
 def listing(root) -> dict:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in root.rglob("*")}
+
+
+def all_of(leader) -> str:
+    """Return all that was written to the terminal of *leader*, which nobody writes to any more."""
+    pieces = []
+    with contextlib.suppress(OSError):
+        while piece := os.read(leader, 65_536):
+            pieces.append(piece)
+    return b"".join(pieces).decode()
 
 
 class TestInspect:
@@ -221,14 +231,13 @@ class TestReplay:
             post(process, 20)
             process.wait_for_events(23)
         leader, follower = os.openpty()
-        os.set_blocking(leader, False)
         termios.tcsetwinsize(follower, (24, 100))
         try:
             with os.fdopen(follower, "w", encoding="utf-8") as terminal:
                 monkeypatch.setattr(sys, "stderr", terminal)
                 assert self.replay("--sink", "file", "--since", "1h") == 0
                 monkeypatch.undo()
-                drawn = os.read(leader, 65_536).decode()
+            drawn = all_of(leader)
         finally:
             os.close(leader)
         last = drawn.strip().split("\r")[-1]

@@ -33,8 +33,9 @@ def main() -> int:
             parser.error(f"{name} is unknown, expected {', '.join(NAMES)}")
         if (missing := target_class(name).installed()) is not None:
             parser.error(missing)
-    # A shell's `kill` ends the services as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell's `kill` ends the services as Ctrl-C does, which a script's background would ignore.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segsrv-services-")))
         for name in names:

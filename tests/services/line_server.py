@@ -7,6 +7,7 @@ A child of it, in a session of its own, keeps its id in FILE.child, as servers w
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,8 @@ async def main(port: int, path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # In a script's background it is ignored unless somebody asks for it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     lines = Path(sys.argv[2])
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     Path(f"{lines}.child").write_text(str(child.pid))

@@ -17,8 +17,10 @@ from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
+from segsrv.http.caller import Callers
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
+from segsrv.http.handlers import Handlers
 from segsrv.http.ingest import Ingest
 from segsrv.http.openapi import OpenApi
 from segsrv.http.pixel import Pixel
@@ -77,8 +79,10 @@ def create_app(
     keyring = Keyring(settings.all_keys())
     cors = Cors(settings.all_keys())
     client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
-    tally = Tally(settings, keyring, client_address, counters)
-    ingest = Ingest(settings, keyring, cors, pipeline, client_address, tally)
+    tally = Tally(settings, counters)
+    callers = Callers(settings, keyring, cors, client_address, tally)
+    ingest = Ingest(settings, keyring, cors, pipeline, callers, tally)
+    handlers = Handlers(ingest, keyring, client_address, tally)
     station = Station(settings, worker=worker, board=board)
     peers = _peers(settings, worker, has_delivery=board is not None)
     health = Health(
@@ -98,14 +102,13 @@ def create_app(
     app[_OPERATED] = _Operated(settings, health)
     add_routes(
         app,
-        ingest,
-        Pixel(ingest, cors, body_bytes_max=settings.body_bytes_max),
+        handlers,
+        Pixel(handlers, cors, body_bytes_max=settings.body_bytes_max),
         health,
         ProjectSettings(settings, keyring, cors),
         AnalyticsJs(settings, keyring, cors),
         OpenApi(settings, cors),
         cors,
-        tally,
     )
     return app
 

@@ -21,11 +21,12 @@ from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import NotFound, SettingsError
-from segsrv.http import answers
+from segsrv.http import responses
+from segsrv.http.answers import SERVER
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors, origin_of
+from segsrv.http.handlers import Handler
 from segsrv.http.paths import PREFIXES
-from segsrv.http.tally import Handler
 from segsrv.settings import MIB, Settings
 
 ACCEPT_ENCODING = istr("Accept-Encoding")
@@ -98,11 +99,11 @@ class AnalyticsJs:
         return self._answer(request, self._files.get(request.match_info["file"]))
 
     def _answer(self, request: web.Request, file: _File | None) -> web.Response:
-        headers = self._cors.headers(origin_of(request))
+        headers = self._cors.headers(origin_of(request.headers))
         if file is None:
-            return answers.error(NotFound("there is no such script here"), headers)
+            return responses.error(NotFound("there is no such script here"), headers)
         headers |= {
-            "Server": answers.SERVER,
+            "Server": SERVER,
             "Cache-Control": file.cache_control,
             "ETag": file.etag,
             "Vary": "Accept-Encoding, Origin",

@@ -8,11 +8,11 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import Unauthorized
 from segsrv.events.scan import check_ends, write_key_texts
+from segsrv.http.request import Request
 from segsrv.settings import Key
 
 AUTHORIZATION = istr("Authorization")
@@ -42,7 +42,7 @@ class Keyring:
         self._from_basic = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_basic)
         self._from_text = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_text)
 
-    def from_request(self, request: web.Request) -> Key | None:
+    def from_request(self, request: Request) -> Key | None:
         """Return the key of the request's headers or query; None if neither has a credential.
 
         Raises:
@@ -58,7 +58,7 @@ class Keyring:
             credential = headers.get(header)
             if credential:
                 return _known(self.find(credential))
-        if request.query_string:
+        if request.raw_query:
             credential = _from_query(request)
             if credential:
                 return _known(self.find(credential))
@@ -141,7 +141,7 @@ def is_credential(name: str) -> bool:
     return name == "token" or name.startswith("p_") or name.lower() == "writekey"
 
 
-def _from_query(request: web.Request) -> str | None:
+def _from_query(request: Request) -> str | None:
     """Return `token`, else `writeKey` in any letter case, else the first `p_…` parameter.
 
     RudderStack's SDKs and pixels send the second, Jitsu's SDK disguises it as the third.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import PayloadAccessError, RequestPayloadError
 from multidict import istr
 
-from segsrv.errors import BadRequest, Overloaded, Unavailable
+from segsrv.errors import BadRequest
+from segsrv.http.receiving import Receiving
 from segsrv.http.turns import Rounds
 from segsrv.http.x_gzip import X_GZIP, Gunzipped
 
@@ -20,21 +19,12 @@ IDENTITY = "identity"
 ENCODINGS = ("gzip", X_GZIP, "deflate", "br", "zstd", IDENTITY)
 
 
-class BodyTimeout(Unavailable):
-    """The body did not arrive in time; a client on a bad line should try again."""
-
-    code = "body_timeout"
-
-
 class BodyReader:
-    """Reads bodies up to *bytes_max*, and all that are under way up to *reading_bytes_max*."""
+    """Reads bodies from aiohttp, as far as *receiving* lets it."""
 
-    def __init__(self, *, bytes_max: int, reading_bytes_max: int, timeout_s: float) -> None:
-        self.reading_bytes = 0
+    def __init__(self, receiving: Receiving) -> None:
+        self._receiving = receiving
         self._rounds = Rounds()
-        self._bytes_max = bytes_max
-        self._reading_bytes_max = reading_bytes_max
-        self._timeout_s = timeout_s
 
     async def read(self, request: web.Request) -> bytes:
         """Return the whole body, decompressed.
@@ -53,11 +43,8 @@ class BodyReader:
         if CONTENT_ENCODING in headers:
             encoding = _encoding(headers.getall(CONTENT_ENCODING))
         announced = request.content_length
-        if announced is not None and announced > self._bytes_max:
-            raise BadRequest(
-                f"the body has {announced} bytes, the limit is {self._bytes_max}",
-                code="body_too_large",
-            )
+        if announced is not None:
+            self._receiving.check_announced(announced)
         content = request.content
         try:
             if encoding == X_GZIP:
@@ -77,52 +64,30 @@ class BodyReader:
                 # aiohttp's reason may quote the body.
                 log_text="the body can't be read",
             ) from error
-        if len(body) > self._bytes_max:
-            raise self._too_large()
+        if len(body) > self._receiving.body_bytes_max:
+            raise self._receiving.too_large()
         return body
 
     async def _read_pieces(
         self, request: web.Request, content: StreamReader | Gunzipped, *, is_costly: bool
     ) -> bytes:
+        receiving = self._receiving
         pieces, size = [], 0
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(receiving.timeout_s):
                 while piece := await _read_piece(request, content):
                     pieces.append(piece)
                     size += len(piece)
-                    self.reading_bytes += len(piece)
-                    if size > self._bytes_max:
-                        raise self._too_large()
-                    if self.reading_bytes > self._reading_bytes_max:
-                        raise Overloaded(
-                            f"{self.reading_bytes} bytes of bodies are being received, "
-                            f"the limit is {self._reading_bytes_max}"
-                        )
+                    receiving.add(len(piece))
+                    if size > receiving.body_bytes_max:
+                        raise receiving.too_large()
                     if is_costly:
                         await self._rounds.next()
         except TimeoutError as error:
-            raise BodyTimeout(
-                f"the body was not complete after {self._timeout_s:g} s ({size} bytes came)"
-            ) from error
+            raise receiving.too_slow(size) from error
         finally:
-            self.reading_bytes -= size
+            receiving.give_back(size)
         return b"".join(pieces)
-
-    @contextlib.contextmanager
-    def held(self, body: bytes) -> Iterator[None]:
-        """Count *body* among those that are being read while it waits for its turn."""
-        self.reading_bytes += len(body)
-        try:
-            yield
-        finally:
-            self.reading_bytes -= len(body)
-
-    def _too_large(self) -> BadRequest:
-        return BadRequest(
-            f"the body has more than {self._bytes_max} bytes after decompression, "
-            "which is the limit",
-            code="body_too_large",
-        )
 
 
 def _encoding(lines: list[str]) -> str:

@@ -6,10 +6,10 @@ import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
 
-from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import SettingsError
+from segsrv.http.request import Request
 
 FORWARDED = "forwarded"
 ADDRESSES_CACHED_MAX = 10_000
@@ -42,11 +42,11 @@ class ClientAddress:
         self._hop = _forwarded_for if header.lower() == FORWARDED else _address
         self._resolve_cached = lru_cache(ADDRESSES_CACHED_MAX)(self._resolve)
 
-    def of(self, request: web.Request) -> str:
-        """Return the client's address as text, empty where the transport has none."""
+    def of(self, request: Request) -> str:
+        """Return the client's address as text, empty where the connection has none."""
         # A proxy may add a line of its own below the client's.
         lines = request.headers.getall(self._header, ())
-        return self._resolve_cached(request.remote or "", ",".join(lines)[-CHARS_MAX:])
+        return self._resolve_cached(request.peer, ",".join(lines)[-CHARS_MAX:])
 
     def _resolve(self, peer: str, header: str) -> str:
         """Walk from the peer towards the client, as far as each hop is trusted.

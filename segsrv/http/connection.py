@@ -23,7 +23,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from segsrv.errors import BadRequest, SegsrvError
-from segsrv.http import answers
+from segsrv.http import responses
 from segsrv.http.body import CONTENT_ENCODING
 from segsrv.http.tally import Tally
 
@@ -160,6 +160,6 @@ class Connection(RequestHandler):
             logger.error("request: failed by a fault of this server", exc_info=exc)
             fault = SegsrvError("a fault of this server; it is in its log")
             self._tally.counters.answers[fault.code, fault.status, "other", ""] += 1
-        response = answers.error(fault)
+        response = responses.error(fault)
         response.force_close()
         return response

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import Unauthorized
+from segsrv.http.request import Headers
 from segsrv.settings import Key
 
 ORIGIN = istr("Origin")
@@ -40,9 +40,9 @@ class OriginRefused(Unauthorized):
     code = "origin_not_allowed"
 
 
-def origin_of(request: web.Request) -> str | None:
+def origin_of(headers: Headers) -> str | None:
     """Return the page's origin; None outside of pages, `null` for text that can be none."""
-    origin = request.headers.get(ORIGIN)
+    origin = headers.get(ORIGIN)
     if origin is not None and (len(origin) > ORIGIN_CHARS_MAX or not origin.isprintable()):
         return "null"
     return origin
@@ -76,16 +76,16 @@ class Cors:
             "Vary": "Origin",
         }
 
-    def preflight(self, request: web.Request) -> dict[str, str]:
+    def preflight(self, request_headers: Headers) -> dict[str, str]:
         """Return the headers of the answer to a preflight.
 
         Headers are listed one by one, since `*` never covers `authorization`; what else the page
         asks for is granted too, because SDK users add headers of their own.
         """
-        headers = self.headers(origin_of(request))
+        headers = self.headers(origin_of(request_headers))
         if not headers:
             return {"Vary": "Origin"}
-        asked = request.headers.get(REQUESTED_HEADERS, "")[:REQUESTED_HEADERS_CHARS_MAX]
+        asked = request_headers.get(REQUESTED_HEADERS, "")[:REQUESTED_HEADERS_CHARS_MAX]
         names = dict.fromkeys(ALLOWED_HEADERS)
         names |= dict.fromkeys(
             name for part in asked.split(",") if _is_token(name := part.strip().lower())

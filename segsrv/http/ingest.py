@@ -1,30 +1,31 @@
-"""The ingest handlers: request in, events committed, answer out."""
+"""Events in, an answer out: the same for every server that reads requests, and without a socket.
+
+`caller` says what a head means, `take` does all the rest: it finds the key, maps, has the lines
+committed, counts, and calls back with the answer. Nothing here waits; what takes long is done in
+turns.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Generator
+from functools import partial
 
-from aiohttp import web
-from multidict import istr
-
-from segsrv.errors import BadRequest, SegsrvError, ShuttingDown
-from segsrv.events import Outcome, Pipeline, Sender, parsing
-from segsrv.events.counters import OK, PathKind
-from segsrv.events.privacy import POLICIES, Policy
+from segsrv.errors import BadRequest, SegsrvError, ShuttingDown, Unavailable
+from segsrv.events import Outcome, Payload, Pipeline, Sender, parse, parsing
+from segsrv.events.counters import OK
 from segsrv.events.scan import check_values
 from segsrv.http import answers
+from segsrv.http.answers import DELETE_COOKIE_BODY, Answer
 from segsrv.http.auth import Keyring
-from segsrv.http.body import BodyReader
 from segsrv.http.body_shape import check_shape
-from segsrv.http.client_address import ClientAddress
-from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
+from segsrv.http.caller import Caller, Callers
+from segsrv.http.cors import Cors
 from segsrv.http.memory import check_memory, out_of_memory
 from segsrv.http.paths import Target
-from segsrv.http.tally import Handler, Seldom, Tally
+from segsrv.http.receiving import Receiving
+from segsrv.http.request import Request
+from segsrv.http.tally import Tally
 from segsrv.http.turns import Turns
 from segsrv.journal import facts
 from segsrv.journal.group_commit import GroupCommit
@@ -32,29 +33,17 @@ from segsrv.settings import MIB, Key, Settings
 
 logger = logging.getLogger(__name__)
 
-USER_AGENT = istr("User-Agent")
 SMALL_BYTES_MAX = 16 << 10
 SMALL_OBJECTS_MAX = 32
 """A body of no more bytes and opening braces is worked on at once, in about a millisecond."""
 ROOM_BYTES_MAX = MIB
 """No journal and no queue is smaller. A body that never fits is refused as such, for good."""
-POLICY_CHARS_MAX = 20
-Read = Callable[[web.Request], Awaitable[bytes]]
 
-
-@dataclass(slots=True)
-class Caller:
-    """Whose key a request turns out to have, for the count of its answer, whatever that will be."""
-
-    key: Key | None = None
-
-    @property
-    def key_id(self) -> str:
-        return "" if self.key is None else self.key.id
+Give = Callable[[Answer], None]
 
 
 class Ingest:
-    """Takes events in; holds what the handlers share. `commit` is set while the journal is open."""
+    """Takes events in. `commit` is set while the journal is open."""
 
     def __init__(
         self,
@@ -62,204 +51,168 @@ class Ingest:
         keyring: Keyring,
         cors: Cors,
         pipeline: Pipeline,
-        client_address: ClientAddress,
+        callers: Callers,
         tally: Tally,
     ) -> None:
         self.commit: GroupCommit | None = None
-        self._settings = settings
-        self._pipeline = pipeline
-        self._counters = tally.counters
-        self._tally = tally
-        self._cors = cors
-        self._keyring = keyring
-        self._client_address = client_address
-        self._bodies = BodyReader(
-            bytes_max=settings.body_bytes_max,
+        self.receiving = Receiving(
+            body_bytes_max=settings.body_bytes_max,
             reading_bytes_max=settings.reading_bytes_max,
             timeout_s=settings.body_timeout_s,
         )
+        self.caller: Callable[[Request, Target], Caller] = callers.of
+        self._settings = settings
+        self._keyring = keyring
+        self._cors = cors
+        self._pipeline = pipeline
+        self._callers = callers
+        self._tally = tally
         self._turns = Turns()
-        self._rendered_tail = lru_cache(ORIGINS_CACHED_MAX)(
-            lambda origin: answers.rendered_tail(cors.headers(origin))
-        )
-        self._stored_keys = {
-            key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
-            for key in settings.all_keys()
+        self._limits: dict[str, int] = {
+            "batch_events_max": settings.batch_events_max,
+            "batch_shared_bytes_max": settings.batch_shared_bytes_max,
         }
-        self._seldom = Seldom()
-        self._has_outer_layers: bool | None = None
 
-    def handler(self, target: Target, read: Read | None = None) -> Handler:
-        """Return the handler of the paths that say *target*.
+    def take(self, caller: Caller, body: bytes, give: Give) -> None:
+        """Take the events of *body*; *give* is called once, on the loop, now or later.
 
-        *read* returns what stands for the body where events come in another part of the request.
+        It gets the answer, which is counted, whatever happens; it must not raise.
         """
-        kind, read_body = target.kind, read or self._bodies.read
-
-        async def ingest(request: web.Request) -> web.StreamResponse:
-            return await self._answer(
-                request, kind, lambda caller: self._take(request, target, caller, read_body)
+        taking = _Taking(caller, give)
+        if caller.fault is not None:
+            self._refuse(taking, caller.fault)
+        elif len(body) <= SMALL_BYTES_MAX and body.count(b"{") <= SMALL_OBJECTS_MAX:
+            try:
+                self._take_now(taking, body)
+            except Exception as error:  # noqa: BLE001 - what it is, is told where it is answered.
+                self._refuse(taking, error)
+        else:
+            taking.held_bytes = len(body)
+            self.receiving.hold(len(body))
+            self._turns.add(
+                caller.address, self._steps(taking, body), partial(self._refuse, taking)
             )
 
-        return ingest
+    def refused(self, caller: Caller, fault: Exception) -> Answer:
+        """Return the answer to a request whose head or body is refused, and count it."""
+        return self._failed(caller, caller.key_id, fault)
 
-    async def telemetry(self, request: web.Request) -> web.StreamResponse:
-        """Swallow what SDKs report of themselves, so that they neither fail nor retry."""
+    def swallowed(self, caller: Caller) -> Answer:
+        """Return the answer to what SDKs report of themselves, and count it."""
+        self._tally.counters.answers[OK, 200, caller.kind, ""] += 1
+        return caller.ok
 
-        async def swallow(_caller: Caller) -> bool:
-            await self._bodies.read(request)
-            return False
-
-        return await self._answer(request, "telemetry", swallow)
-
-    async def _answer(
-        self, request: web.Request, kind: PathKind, take: Callable[[Caller], Awaitable[bool]]
-    ) -> web.StreamResponse:
-        """Turn what *take* returns or raises into an answer that is counted; no other place does.
-
-        *take* says in the caller whose key it found as soon as it has: refusals count for it too.
-        """
-        origin = origin_of(request)
-        caller = Caller()
-        try:
-            delete_cookie = await _take_or_run_out(take, caller)
-        except SegsrvError as error:
-            self._tally.refused(error, kind, caller.key_id, request)
-            answer = answers.error(
-                error, self._cors.headers(origin), retry_after_s=self._settings.retry_after_s
-            )
-            if request.content.exception() is not None:
-                # aiohttp closes a connection whose body is broken; the client should know that.
-                answer.force_close()
-            return answer
-        except ConnectionError:
-            # Nobody reads this answer. Raised further, aiohttp would log it as a server's fault.
-            return answers.error(BadRequest("the client went away"))
-        except asyncio.CancelledError:
-            # An outer application gave up on the request.
-            raise
-        except Exception:
-            logger.exception("request: failed by a fault of this server")
-            fault = SegsrvError("a fault of this server; it is in its log")
-            self._counters.answers[fault.code, fault.status, kind, caller.key_id] += 1
-            return answers.error(fault, self._cors.headers(origin))
-        self._counters.answers[OK, 200, kind, caller.key_id] += 1
-        if delete_cookie:
-            return answers.ok(answers.DELETE_COOKIE_BODY, self._cors.headers(origin))
-        if self._has_outer_layers is None:
-            # Applications are frozen once they serve, so one look is enough.
-            self._has_outer_layers = answers.has_outer_layers(request)
-        if self._has_outer_layers or not answers.can_be_rendered(request):
-            return answers.ok(headers=self._cors.headers(origin))
-        return answers.RenderedOk(self._rendered_tail(origin))
-
-    async def _take(
-        self, request: web.Request, target: Target, caller: Caller, read_body: Read
-    ) -> bool:
-        """Commit the request's events; return whether the answer asks to delete the cookie."""
-        commit = self.commit
-        if commit is None:
-            raise ShuttingDown("the server is not ready")
-        key = self._keyring.from_request(request)
-        if key is not None:
-            caller.key = key
-            self._cors.check(key, origin_of(request))
-        # What was parsed takes many times the memory of its lines, so nothing here may hold it
-        # while the commit is waited for.
-        outcome = await self._outcome(request, target, caller, commit, read_body)
-        if outcome.lines or outcome.dead_letters:
-            assert caller.key is not None, "a request without a key has no outcome"
-            run = _run(caller.key, target, outcome)
-            committed = commit.submit(outcome.lines, outcome.dead_letters, run)
-            if committed is not None:
-                await committed
-        self._counters.count(target.output, outcome)
-        return outcome.delete_cookie
-
-    async def _outcome(
-        self,
-        request: web.Request,
-        target: Target,
-        caller: Caller,
-        commit: GroupCommit,
-        read_body: Read,
-    ) -> Outcome:
-        """Read the body, and do what makes lines of it, in turns unless it is small."""
-        body = await read_body(request)
-        if not body:
-            raise BadRequest("the body is empty", code="invalid_json")
-        steps = self._steps(request, target, caller, body, commit)
-        if len(body) <= SMALL_BYTES_MAX and body.count(b"{") <= SMALL_OBJECTS_MAX:
-            return _at_once(steps)
-        with self._bodies.held(body):
-            async with self._turns.of(self._client_address.of(request)):
-                return await self._turns.work(steps)
-
-    def _steps(
-        self,
-        request: web.Request,
-        target: Target,
-        caller: Caller,
-        body: bytes,
-        commit: GroupCommit,
-    ) -> Generator[None, None, Outcome]:
-        """Turn *body* into lines, in steps of which only one is long: the parser's."""
-        settings, key = self._settings, caller.key
-        if key is None:
-            yield from self._keyring.search(body)
+    def _take_now(self, taking: _Taking, body: bytes) -> None:
+        commit = self._open_commit(body)
+        if taking.key is None:
+            for _ in self._keyring.search(body):
+                pass
         # Asked before the work is done: what is stored has about the size of what was sent.
+        commit.check_room(len(body))
+        for _ in check_values(body, self._settings.body_values_max):
+            pass
+        target = taking.caller.target
+        payload = parse(body, takes_array=target.takes_array, **self._limits)
+        sender = self._sender(taking, payload)
+        self._commit(commit, taking, self._pipeline.run(payload, sender, target.output))
+
+    def _steps(self, taking: _Taking, body: bytes) -> Generator[None, None, None]:
+        """Do as `_take_now` does, in steps of which only one is long: the parser's."""
+        commit = self._open_commit(body)
+        if taking.key is None:
+            yield from self._keyring.search(body)
         commit.check_room(min(len(body), ROOM_BYTES_MAX))
-        yield from check_values(body, settings.body_values_max)
+        yield from check_values(body, self._settings.body_values_max)
         if len(body) > SMALL_BYTES_MAX:
             check_memory(body)
-        payload = yield from parsing(
-            body,
-            batch_events_max=settings.batch_events_max,
-            batch_shared_bytes_max=settings.batch_shared_bytes_max,
-            takes_array=target.takes_array,
-        )
+        target = taking.caller.target
+        payload = yield from parsing(body, takes_array=target.takes_array, **self._limits)
         yield
-        if key is None:
-            key = self._keyring.from_body(payload.write_key)
-            caller.key = key
-            self._cors.check(key, origin_of(request))
-        check_shape(payload, target)
-        outcome = Outcome()
-        sender = self._sender(request, target, key)
+        sender, outcome = self._sender(taking, payload), Outcome()
         yield from self._pipeline.steps(payload, sender, target.output, outcome)
-        return outcome
+        self._commit(commit, taking, outcome)
 
-    def _sender(self, request: web.Request, target: Target, key: Key) -> Sender:
-        settings = self._settings
-        sender = Sender(
-            api_key=self._stored_keys[key.id],
-            address=self._client_address.of(request),
-            user_agent=request.headers.get(USER_AGENT, ""),
-            cookie_policy=settings.cookie_policy,
-            ip_policy=settings.ip_policy,
-            event_type=target.event_type,
-            is_client=target.is_client,
-            gives_user_agent=target.gives_user_agent,
-            correct_timestamps=settings.correct_timestamps,
+    def _open_commit(self, body: bytes) -> GroupCommit:
+        if self.commit is None:
+            raise ShuttingDown("the server is not ready")
+        if not body:
+            raise BadRequest("the body is empty", code="invalid_json")
+        return self.commit
+
+    def _sender(self, taking: _Taking, payload: Payload) -> Sender:
+        """Find the key of a body that is parsed, and refuse what is no event."""
+        caller, key = taking.caller, taking.key
+        if key is None:
+            key = taking.key = self._keyring.from_body(payload.write_key)
+            self._cors.check(key, caller.origin)
+        check_shape(payload, caller.target)
+        return self._callers.sender(caller, key)
+
+    def _commit(self, commit: GroupCommit, taking: _Taking, outcome: Outcome) -> None:
+        key = taking.key
+        assert key is not None, "a request without a key has no outcome"
+        if not outcome.lines and not outcome.dead_letters:
+            self._committed(taking, outcome, None)
+            return
+        commit.submit(
+            outcome.lines,
+            outcome.dead_letters,
+            _run(key, taking.caller.target, outcome),
+            partial(self._committed, taking, outcome),
         )
-        if request.query_string:
-            query = request.query
-            sender.cookie_policy = self._policy(
-                "cookie_policy", query.get("cookie_policy"), settings.cookie_policy
-            )
-            sender.ip_policy = self._policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
-        return sender
 
-    def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
-        if value is None:
-            return default
-        for policy in POLICIES:
-            if value == policy:
-                return policy
-        if self._seldom.due(name):
-            shown = self._tally.without_secrets(value)[:POLICY_CHARS_MAX]
-            logger.warning("request: %s=%r is not one of %s", name, shown, ", ".join(POLICIES))
-        return default
+    def _committed(self, taking: _Taking, outcome: Outcome, fault: Unavailable | None) -> None:
+        """Answer when the events are safe, or for *fault* are not."""
+        if fault is not None:
+            self._refuse(taking, fault)
+            return
+        self.receiving.give_back(taking.held_bytes)
+        caller, counters = taking.caller, self._tally.counters
+        counters.answers[OK, 200, caller.kind, taking.key_id] += 1
+        counters.count(caller.target.output, outcome)
+        answer = caller.ok
+        if outcome.delete_cookie:
+            answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
+        taking.give(answer)
+
+    def _refuse(self, taking: _Taking, fault: Exception) -> None:
+        self.receiving.give_back(taking.held_bytes)
+        taking.give(self._failed(taking.caller, taking.key_id, fault))
+
+    def _failed(self, caller: Caller, key_id: str, fault: Exception) -> Answer:
+        if isinstance(fault, MemoryError):
+            # Not that error: it holds the frames, and with them what there was no memory for.
+            fault = out_of_memory()
+        if isinstance(fault, SegsrvError):
+            self._tally.refused(
+                fault,
+                caller.kind,
+                key_id,
+                caller.address,
+                keeps_address=caller.ip_policy == "keep",
+            )
+            retry_after_s = self._settings.retry_after_s
+            return answers.refusal(fault, caller.ok.headers, retry_after_s=retry_after_s)
+        logger.error("request: failed by a fault of this server", exc_info=fault)
+        told = SegsrvError("a fault of this server; it is in its log")
+        self._tally.counters.answers[told.code, told.status, caller.kind, key_id] += 1
+        return answers.refusal(told, caller.ok.headers)
+
+
+class _Taking:
+    """One body on its way to its answer; `held_bytes` of it wait, or waited, for a turn."""
+
+    __slots__ = ("caller", "give", "held_bytes", "key")
+
+    def __init__(self, caller: Caller, give: Give) -> None:
+        self.caller = caller
+        self.give = give
+        self.key = caller.key
+        self.held_bytes = 0
+
+    @property
+    def key_id(self) -> str:
+        return "" if self.key is None else self.key.id
 
 
 def _run(key: Key, target: Target, outcome: Outcome) -> bytes:
@@ -275,22 +228,3 @@ def _run(key: Key, target: Target, outcome: Outcome) -> bytes:
             outcome.ids,
         )
     )
-
-
-async def _take_or_run_out(take: Callable[[Caller], Awaitable[bool]], caller: Caller) -> bool:
-    """Do *take*; where memory runs out, the client is to send its events again."""
-    try:
-        return await take(caller)
-    except MemoryError:
-        # Without the error: it holds the frames, and with them what there was no memory for.
-        pass
-    raise out_of_memory()
-
-
-def _at_once(steps: Generator[None, None, Outcome]) -> Outcome:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome

@@ -12,8 +12,9 @@ import re
 import orjson
 from aiohttp import web
 
-from segsrv.http import answers
+from segsrv.http import responses
 from segsrv.http.analytics_js import BUNDLE_PATTERN, SCRIPT_PATTERN
+from segsrv.http.answers import NO_HEADERS
 from segsrv.http.cors import Cors, origin_of
 from segsrv.http.openapi_components import (
     CORS_HEADERS,
@@ -61,8 +62,8 @@ class OpenApi:
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer with the description; it needs no key."""
-        headers = self._cors.headers(origin_of(request)) if self._cors else answers.NO_HEADERS
-        return answers.ok(self._body, headers)
+        headers = self._cors.headers(origin_of(request.headers)) if self._cors else NO_HEADERS
+        return responses.ok(self._body, headers)
 
 
 def document(settings: Settings, *, is_apart: bool = False) -> Object:

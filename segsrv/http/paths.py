@@ -42,6 +42,7 @@ class Target:
     without a batch must at least say what type of event it is. With `takes_array` a body is one
     event or an array of them, else one event or a batch. Where the sender is the user's own program
     (`gives_user_agent`), its user agent is that of events that name none.
+    What SDKs report of themselves (`is_telemetry`) is no event.
     """
 
     output: Format
@@ -50,13 +51,20 @@ class Target:
     takes_array: bool = False
     is_batch: bool = False
     gives_user_agent: bool = False
+    is_telemetry: bool = False
 
     @property
     def kind(self) -> PathKind:
         """What the path is counted as; one that takes both batches and single events is `batch`."""
+        if self.is_telemetry:
+            return "telemetry"
         if self.gives_user_agent:
             return "pixel"
         return "single" if self.event_type else "batch"
+
+
+TELEMETRY = Target(FLAT, is_telemetry=True)
+"""Of paths whose bodies are not stored."""
 
 
 def ingest_paths() -> dict[str, Target]:

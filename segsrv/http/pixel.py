@@ -11,16 +11,15 @@ import base64
 import json
 
 from aiohttp import web
-from multidict import MultiMapping, istr
+from multidict import MultiMapping
 
 from segsrv.errors import BadRequest
 from segsrv.events.shapes import Event
 from segsrv.http import answers
 from segsrv.http.auth import is_credential
 from segsrv.http.cors import Cors, origin_of
-from segsrv.http.ingest import Ingest
+from segsrv.http.handlers import Handler, Handlers
 from segsrv.http.paths import Target
-from segsrv.http.tally import Handler
 
 IMAGE = (
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff"
@@ -34,7 +33,7 @@ HEADERS = {
     "Cache-Control": "no-store, no-cache, must-revalidate, private",
     "X-Content-Type-Options": "nosniff",
 }
-KEPT_HEADERS = (istr("Retry-After"), istr("X-RateLimit-Reset"))
+KEPT_HEADERS = ("Retry-After", "X-RateLimit-Reset")
 DATA = "data"
 LEVELS_MAX = 32
 """Of a field's name; dots beyond are part of the last level's name."""
@@ -46,23 +45,22 @@ _ALPHABET = str.maketrans("-_ ", "+/+", "=\r\n")
 
 
 class Pixel:
-    """Answers the pixel paths; events go through *ingest*, as those of a POST do."""
+    """Answers the pixel paths; events go through *handlers*, as those of a POST do."""
 
-    def __init__(self, ingest: Ingest, cors: Cors, *, body_bytes_max: int) -> None:
-        self._ingest = ingest
+    def __init__(self, handlers: Handlers, cors: Cors, *, body_bytes_max: int) -> None:
+        self._handlers = handlers
         self._cors = cors
         self._body_bytes_max = body_bytes_max
 
     def handler(self, target: Target) -> Handler:
         """Return the handler of the paths that say *target*, for GET and HEAD."""
-        take = self._ingest.handler(target, self._read)
 
         async def pixel(request: web.Request) -> web.Response:
-            headers = HEADERS | self._cors.headers(origin_of(request))
+            headers = HEADERS | self._cors.headers(origin_of(request.headers))
             if request.method == "HEAD":
                 # Link checkers ask so; only an image that is fetched is an event.
                 return web.Response(body=IMAGE, headers=headers)
-            answer = await take(request)
+            answer = await self._handlers.answer(request, target, self._read)
             headers |= {
                 name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers
             }

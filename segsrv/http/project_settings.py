@@ -10,11 +10,11 @@ from aiohttp import web
 from multidict import istr
 
 from segsrv.errors import NotFound, Unauthorized
-from segsrv.http import answers
+from segsrv.http import responses
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors, origin_of
+from segsrv.http.handlers import Handler, view_of
 from segsrv.http.paths import CUSTOMERIO, SEGMENT
-from segsrv.http.tally import Handler
 from segsrv.settings import Key, Settings
 
 CACHE_CONTROL = "public, max-age=300"
@@ -50,21 +50,21 @@ class ProjectSettings:
 
         That SDK sends its key as Basic auth here, as it does with events.
         """
-        origin = origin_of(request)
+        origin = origin_of(request.headers)
         headers = self._cors.headers(origin)
         try:
-            key = self._keyring.from_request(request) or self._keyring.from_body(None)
+            key = self._keyring.from_request(view_of(request)) or self._keyring.from_body(None)
             self._cors.check(key, origin)
         except Unauthorized as error:
-            return answers.error(error, headers)
-        return answers.ok(_source_config(key), headers)
+            return responses.error(error, headers)
+        return responses.ok(_source_config(key), headers)
 
     def _answer(self, request: web.Request, integration: str) -> web.Response:
         """Answer with the project's settings, or 404 for a key that is not configured."""
         write_key = request.match_info["key"]
-        headers = self._cors.headers(origin_of(request))
+        headers = self._cors.headers(origin_of(request.headers))
         if self._keyring.find(write_key) is None:
-            return answers.error(NotFound("there is no project with this write key"), headers)
+            return responses.error(NotFound("there is no project with this write key"), headers)
         body = self._render(write_key, integration)
         headers |= {
             "Cache-Control": CACHE_CONTROL,
@@ -74,7 +74,7 @@ class ProjectSettings:
         }
         if request.headers.get(IF_NONE_MATCH) == headers["ETag"]:
             return web.Response(status=304, headers=headers)
-        return answers.ok(body, headers)
+        return responses.ok(body, headers)
 
     def _render(self, write_key: str, integration: str) -> bytes:
         own: dict[str, object] = {"apiKey": write_key}

@@ -8,13 +8,14 @@ from typing import Protocol
 from aiohttp import web
 
 from segsrv.errors import NotFound
-from segsrv.http import answers
+from segsrv.http import responses
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.cors import Cors, origin_of
-from segsrv.http.ingest import Ingest
+from segsrv.http.handlers import Handler, Handlers
 from segsrv.http.openapi import PATH as OPENAPI_PATH
 from segsrv.http.openapi import OpenApi
 from segsrv.http.paths import (
+    TELEMETRY,
     ingest_paths,
     normalised,
     pixel_paths,
@@ -24,7 +25,6 @@ from segsrv.http.paths import (
 )
 from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
-from segsrv.http.tally import Handler, Tally
 
 
 class Probes(Protocol):
@@ -42,33 +42,32 @@ class Probes(Protocol):
 
 def add_routes(
     app: web.Application,
-    ingest: Ingest,
+    handlers: Handlers,
     pixel: Pixel,
     probes: Probes,
     project_settings: ProjectSettings,
     analytics_js: AnalyticsJs,
     openapi: OpenApi,
     cors: Cors,
-    tally: Tally,
 ) -> None:
     """Give *app* all paths. Never a redirect: browsers and Node count one as delivered."""
     posts: dict[str, Handler] = {
-        path: ingest.handler(target) for path, target in ingest_paths().items()
+        path: handlers.events(target) for path, target in ingest_paths().items()
     }
-    posts |= dict.fromkeys(telemetry_paths(), ingest.telemetry)
+    posts |= dict.fromkeys(telemetry_paths(), handlers.telemetry(TELEMETRY))
     for path, handler in posts.items():
         app.router.add_post(path, handler)
     nothing = _nothing(cors)
-    gets = _gets(pixel, probes, project_settings, analytics_js, openapi, nothing, tally)
+    gets = _gets(pixel, probes, project_settings, analytics_js, openapi, nothing, handlers)
     for pattern, handler in gets.items():
         app.router.add_get(pattern, handler)
     matchers = {
-        method: [(_matcher(pattern), handler) for pattern, handler in handlers.items()]
-        for method, handlers in (("GET", gets), ("HEAD", gets), ("POST", _patterns_of(posts)))
+        method: [(_matcher(pattern), handler) for pattern, handler in found.items()]
+        for method, found in (("GET", gets), ("HEAD", gets), ("POST", _patterns_of(posts)))
     }
 
-    preflight = tally.counted("preflight", _preflight(cors))
-    missing = tally.counted("other", nothing)
+    preflight = handlers.counted("preflight", _preflight(cors))
+    missing = handlers.counted("other", nothing)
 
     async def elsewhere(request: web.Request) -> web.StreamResponse:
         """Answer preflights, find paths with doubled slashes, or say that nothing is there."""
@@ -94,18 +93,19 @@ def _gets(
     analytics_js: AnalyticsJs,
     openapi: OpenApi,
     nothing: Handler,
-    tally: Tally,
+    handlers: Handlers,
 ) -> dict[str, Handler]:
     """Return the handlers of what is fetched, by path or pattern."""
     gets: dict[str, Handler] = {
-        pattern: tally.counted("settings", project_settings.handler(integration))
+        pattern: handlers.counted("settings", project_settings.handler(integration))
         for pattern, integration in settings_paths().items()
     }
-    source_config = tally.counted("settings", project_settings.source_config)
+    source_config = handlers.counted("settings", project_settings.source_config)
     gets |= dict.fromkeys(source_config_paths(), source_config)
     gets |= {path: pixel.handler(target) for path, target in pixel_paths().items()}
     gets |= {
-        path: tally.counted("script", handler) for path, handler in analytics_js.handlers().items()
+        path: handlers.counted("script", handler)
+        for path, handler in analytics_js.handlers().items()
     }
     for path, handler in (
         ("/health", probes.health),
@@ -113,13 +113,13 @@ def _gets(
         ("/metrics", _unless_apart(probes.metrics, nothing, probes)),
         (OPENAPI_PATH, _unless_apart(openapi.get, nothing, probes)),
     ):
-        gets[path] = tally.counted("probe", handler)
+        gets[path] = handlers.counted("probe", handler)
     return gets
 
 
 def _preflight(cors: Cors) -> Handler:
     async def preflight(request: web.Request) -> web.StreamResponse:
-        return answers.ok(headers=cors.preflight(request))
+        return responses.ok(headers=cors.preflight(request.headers))
 
     return preflight
 
@@ -128,10 +128,10 @@ def _nothing(cors: Cors) -> Handler:
     async def nothing(request: web.Request) -> web.StreamResponse:
         path = normalised(request.match_info.get("path", request.path))
         text = f"there is nothing at {request.method} "
-        return answers.error(
+        return responses.error(
             # The log shortens its text when secrets are out of it: half of one would not be found.
             NotFound(text + path[:200], log_text=text + path),
-            cors.headers(origin_of(request)),
+            cors.headers(origin_of(request.headers)),
         )
 
     return nothing

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Hashable
+from typing import Protocol
 
 from aiohttp import web
 
-from segsrv.errors import SegsrvError
-from segsrv.events.counters import OK, Counters, PathKind
+from segsrv.events.counters import Counters, PathKind
 from segsrv.events.privacy import shorten_addresses
-from segsrv.http.answers import Refusal
-from segsrv.http.auth import Keyring
-from segsrv.http.client_address import ClientAddress
 from segsrv.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 LINE_INTERVAL_S = 60.0
 TEXT_CHARS_MAX = 300
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Fault(Protocol):
+    """What is told of an error: the error itself, or an answer to one."""
+
+    code: str
+    log_text: str
+
+    @property
+    def status(self) -> int: ...
 
 
 class Seldom:
@@ -54,61 +60,39 @@ class Tally:
     def __init__(
         self,
         settings: Settings,
-        keyring: Keyring,
-        client_address: ClientAddress,
         counters: Counters,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = counters
-        self._keyring = keyring
-        self._client_address = client_address
         self._seldom = Seldom(clock)
         self._keeps_addresses = settings.ip_policy == "keep"
         self._ids_by_secret = {key.secret: key.id for key in settings.all_keys()}
         self._secret_lengths = sorted({len(secret) for secret in self._ids_by_secret}, reverse=True)
 
-    def counted(self, kind: PathKind, handler: Handler) -> Handler:
-        """Return *handler* so that its answers are counted; a key of theirs is in the path."""
-
-        async def counted(request: web.Request) -> web.StreamResponse:
-            answer = await handler(request)
-            in_path = request.match_info.get("key")
-            key = self._keyring.find(in_path) if in_path is not None else None
-            key_id = "" if key is None else key.id
-            if isinstance(answer, Refusal):
-                self.refused(answer, kind, key_id, request)
-            else:
-                self.counters.answers[OK, answer.status, kind, key_id] += 1
-            return answer
-
-        return counted
-
     def refused(
-        self, fault: SegsrvError | Refusal, kind: PathKind, key_id: str, sender: web.Request | str
+        self,
+        fault: Fault,
+        kind: PathKind,
+        key_id: str,
+        address: str,
+        *,
+        keeps_address: bool = True,
     ) -> None:
-        """Count the answer to *fault* (or that answer), and log it if a line is due.
+        """Count the answer to *fault*, and log it if a line is due.
 
-        *sender* is an address where nothing of a request could be read.
+        The client's *address* is shortened where the server or its request asks for that.
         """
         self.counters.answers[fault.code, fault.status, kind, key_id] += 1
         count = self._seldom.due((fault.code, kind, key_id))
         if count:
+            if not (keeps_address and self._keeps_addresses):
+                address = shorten_addresses(address)
             text = self.without_secrets(fault.log_text)[:TEXT_CHARS_MAX]
             logger.warning(
                 "refused status=%d code=%s path=%s key=%s peer=%s count=%d: %s",
-                *(fault.status, fault.code, kind, key_id, self._peer(sender), count, text),
+                *(fault.status, fault.code, kind, key_id, address, count, text),
             )
-
-    def _peer(self, sender: web.Request | str) -> str:
-        """Return the client's address, shortened where the server or the request asks for that."""
-        keeps = self._keeps_addresses
-        if isinstance(sender, str):
-            address = sender
-        else:
-            address = self._client_address.of(sender)
-            keeps = keeps and sender.query.get("ip_policy", "keep") == "keep"
-        return address if keeps else shorten_addresses(address)
 
     def without_secrets(self, text: str) -> str:
         """Put a key's id where its secret stands: a path, for one, is the client's own text.

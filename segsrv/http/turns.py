@@ -12,19 +12,17 @@ behind another step.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Generator
-from typing import TypeVar
+from collections.abc import Callable, Generator
 
 STEP_S = 0.002
-"""A step goes on for about so long, where it can be ended."""
+"""So much is done in a round of the loop, where a step can be ended, of however many requests."""
 LONG_STEP_S = 0.008
 REST_SHARE = 0.25
 REST_S_MAX = 0.02
 
-T = TypeVar("T")
+Steps = Generator[None, None, None]
 
 
 class Rounds:
@@ -43,82 +41,79 @@ class Rounds:
 
 
 class Turns:
-    """Lets one large request work at a time; `of` waits for a turn, `work` makes use of it.
+    """Lets one large request work at a time, from the first of its steps to the last.
 
     So what a large body becomes when it is parsed is in memory once, however many there are.
     """
 
     def __init__(self) -> None:
-        self._is_taken = False
-        # In the order in which the senders are next; each has somebody waiting.
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        # In the order in which the senders are next; each has something waiting.
+        self._waiting: dict[str, deque[tuple[Steps, Callable[[Exception], None]]]] = {}
+        self._steps: Steps | None = None
+        self._on_error: Callable[[Exception], None] = _raise
+        self._began_s = 0.0
         self._rested_at_s = 0.0
+        self._is_scheduled = False
 
-    @contextlib.asynccontextmanager
-    async def of(self, sender: str) -> AsyncIterator[None]:
-        """Hold the turn of a request from *sender* for the length of the block."""
-        if self._is_taken:
-            await self._wait(sender)
-        self._is_taken = True
-        try:
-            if self._rested_at_s > time.perf_counter():
-                await self._rest()
-            yield
-        finally:
-            self._pass_on()
+    def add(self, sender: str, steps: Steps, on_error: Callable[[Exception], None]) -> None:
+        """Have *steps* run when it is *sender*'s turn; *on_error* gets what they raise, if so.
 
-    async def _wait(self, sender: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(sender, deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                # It was given the turn at the same moment.
-                self._pass_on()
-            raise
+        How many wait is for the caller to limit.
+        """
+        self._waiting.setdefault(sender, deque()).append((steps, on_error))
+        if not self._is_scheduled:
+            self._schedule()
 
-    def _pass_on(self) -> None:
-        """Give the turn to the sender who is next; whose request was cancelled has lost it."""
-        while self._waiting:
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        loop = asyncio.get_running_loop()
+        rest_s = self._rested_at_s - time.perf_counter()
+        if rest_s > 0:
+            loop.call_later(rest_s, self._work)
+        else:
+            loop.call_soon(self._work)
+
+    def _work(self) -> None:
+        """Do what fits into a round of the loop."""
+        self._is_scheduled = False
+        clock = time.perf_counter
+        started_s = now_s = clock()
+        while now_s - started_s < STEP_S and self._rested_at_s <= now_s and self._take_next(now_s):
+            steps = self._steps
+            assert steps is not None
+            try:
+                next(steps)
+            except StopIteration:
+                self._steps = None
+            except Exception as error:  # noqa: BLE001 - whose request it is, knows what it is.
+                self._steps = None
+                # Who is refused has cost the others enough: they get as much time as it took.
+                self._rest_for(clock() - self._began_s)
+                self._on_error(error)
+            step_s = clock() - now_s
+            now_s += step_s
+            if step_s > LONG_STEP_S:
+                self._rest_for(step_s * REST_SHARE)
+        if self._steps is not None or self._waiting:
+            self._schedule()
+
+    def _take_next(self, now_s: float) -> bool:
+        """Say whether there is a request at work, the next one if need be."""
+        if self._steps is None:
+            if not self._waiting:
+                return False
             sender = next(iter(self._waiting))
             queue = self._waiting.pop(sender)
-            turn = queue.popleft()
+            self._steps, self._on_error = queue.popleft()
             if queue:
                 self._waiting[sender] = queue
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._is_taken = False
-
-    async def work(self, steps: Generator[None, None, T]) -> T:
-        """Run *steps*, as many in a row as STEP_S allows; return what they return."""
-        clock = time.perf_counter
-        began_s = started_s = clock()
-        try:
-            while True:
-                next(steps)
-                now_s = clock()
-                if now_s - started_s >= STEP_S:
-                    self._rest_after(now_s - started_s)
-                    await self._rest()
-                    started_s = clock()
-        except StopIteration as end:
-            self._rest_after(clock() - started_s)
-            result: T = end.value
-            return result
-        except BaseException:
-            # Who is refused has cost the others enough: they get as much time as it took.
-            self._rest_for(clock() - began_s)
-            raise
-
-    def _rest_after(self, step_s: float) -> None:
-        if step_s > LONG_STEP_S:
-            self._rest_for(step_s * REST_SHARE)
+            self._began_s = now_s
+        return True
 
     def _rest_for(self, seconds: float) -> None:
-        self._rested_at_s = time.perf_counter() + min(seconds, REST_S_MAX)
+        rested_at_s = time.perf_counter() + min(seconds, REST_S_MAX)
+        self._rested_at_s = max(self._rested_at_s, rested_at_s)
 
-    async def _rest(self) -> None:
-        """Give the loop a round, and after a long step some time."""
-        await asyncio.sleep(max(self._rested_at_s - time.perf_counter(), 0))
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -221,6 +221,26 @@ class GroupCommit:
         return max(commit_s, look_s)
 
     def submit(
+        self,
+        lines: list[bytes],
+        dead_letters: list[bytes],
+        run: bytes | None,
+        done: Callable[[Unavailable | None], None],
+    ) -> None:
+        waiter = self._submit(lines, dead_letters, run)
+        if waiter is None:
+            done(None)
+        else:
+            waiter.add_done_callback(lambda end: done(end.exception()))  # type: ignore[arg-type]
+
+    async def store(
+        self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None = None
+    ) -> None:
+        waiter = self._submit(lines, dead_letters, run)
+        if waiter is not None:
+            await waiter
+
+    def _submit(
         self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None = None
     ) -> asyncio.Future[None] | None:
         """Queue events; return what to await before they may be answered with 200.

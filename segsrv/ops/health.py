@@ -10,7 +10,7 @@ from aiohttp import web
 
 from segsrv.delivery.station import Station
 from segsrv.errors import ShuttingDown, Unavailable
-from segsrv.http import answers
+from segsrv.http import responses
 from segsrv.ops.metrics import CONTENT_TYPE, Metrics
 from segsrv.ops.peers import DELIVERY, SILENT_S, Peers, Report
 
@@ -44,7 +44,7 @@ class Health:
 
     async def health(self, _request: web.Request) -> web.Response:
         """Answer 200 while the process runs."""
-        return answers.ok()
+        return responses.ok()
 
     async def ready(self, _request: web.Request) -> web.Response:
         """Answer 200 while this worker's journal takes events, else 503 without any figure."""
@@ -52,8 +52,8 @@ class Health:
             await self._look()
         except Unavailable as error:
             fault = _fault(error.code, "no events can be taken now")
-            return answers.error(fault, retry_after_s=self._retry_after_s)
-        return answers.ok()
+            return responses.error(fault, retry_after_s=self._retry_after_s)
+        return responses.ok()
 
     async def ready_in_detail(self, _request: web.Request) -> web.Response:
         """Answer 200 while every worker's journal takes events, else 503; with what each says.
@@ -73,8 +73,8 @@ class Health:
         for found in workers:
             if not found["ready"]:
                 fault = _fault(found["code"], f"worker {found['worker']}: {found['message']}")
-                return answers.error(fault, retry_after_s=self._retry_after_s, details=details)
-        return answers.ok(orjson.dumps({"status": "ok", **details}))
+                return responses.error(fault, retry_after_s=self._retry_after_s, details=details)
+        return responses.ok(orjson.dumps({"status": "ok", **details}))
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with Prometheus text."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from segsrv.errors import NotFound
-from segsrv.http import answers
+from segsrv.http import responses
 from segsrv.http.openapi import PATH as OPENAPI_PATH
 from segsrv.http.openapi import OpenApi
 from segsrv.ops.health import Health
@@ -27,6 +27,6 @@ def ops_application(health: Health, openapi: OpenApi) -> web.Application:
 
 async def _elsewhere(request: web.Request) -> web.Response:
     path = request.path[:PATH_CHARS_MAX]
-    return answers.error(
+    return responses.error(
         NotFound(f"there is nothing at {request.method} {path}; events go to the public port")
     )

@@ -1,0 +1,150 @@
+"""Who sends, as a request's head says it: key, page, address, and what is asked of the events."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+
+from multidict import istr
+
+from segsrv.errors import Unauthorized
+from segsrv.events import Sender
+from segsrv.events.counters import PathKind
+from segsrv.events.privacy import POLICIES, Policy
+from segsrv.http import answers
+from segsrv.http.answers import Answer
+from segsrv.http.auth import Keyring
+from segsrv.http.client_address import ClientAddress
+from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
+from segsrv.http.paths import Target
+from segsrv.http.request import Request
+from segsrv.http.tally import Seldom, Tally
+from segsrv.settings import Key, Settings
+
+logger = logging.getLogger(__name__)
+
+USER_AGENT = istr("User-Agent")
+POLICY_CHARS_MAX = 20
+
+
+class Caller:
+    """All that a head says; it may be kept for requests with the same head from the same peer.
+
+    `key` is the head's own key, None where it has none and the body must name it. `fault` is why
+    the head alone is refused. `ok` is the answer to events that are stored.
+    """
+
+    __slots__ = (
+        "_senders",
+        "address",
+        "cookie_policy",
+        "fault",
+        "ip_policy",
+        "key",
+        "ok",
+        "origin",
+        "target",
+        "user_agent",
+    )
+
+    def __init__(
+        self, target: Target, *, address: str, user_agent: str, origin: str | None
+    ) -> None:
+        self.target = target
+        self.address = address
+        self.user_agent = user_agent
+        self.origin = origin
+        self.key: Key | None = None
+        self.fault: Unauthorized | None = None
+        self.cookie_policy: Policy = "keep"
+        self.ip_policy: Policy = "keep"
+        self.ok: Answer
+        # By the key's id: there are no more than configured keys.
+        self._senders: dict[str, Sender] = {}
+
+    @property
+    def kind(self) -> PathKind:
+        return self.target.kind
+
+    @property
+    def key_id(self) -> str:
+        return "" if self.key is None else self.key.id
+
+
+class Callers:
+    """Makes callers of heads; holds what is configured of them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keyring: Keyring,
+        cors: Cors,
+        client_address: ClientAddress,
+        tally: Tally,
+    ) -> None:
+        self.client_address = client_address
+        self._settings = settings
+        self._keyring = keyring
+        self._cors = cors
+        self._tally = tally
+        self._seldom = Seldom()
+        self._stored_keys = {
+            key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
+            for key in settings.all_keys()
+        }
+        self._ok = lru_cache(ORIGINS_CACHED_MAX)(lambda origin: answers.ok(cors.headers(origin)))
+
+    def of(self, request: Request, target: Target) -> Caller:
+        """Return what the head of *request* says."""
+        settings = self._settings
+        caller = Caller(
+            target,
+            address=self.client_address.of(request),
+            user_agent=request.headers.get(USER_AGENT, ""),
+            origin=origin_of(request.headers),
+        )
+        caller.ok = self._ok(caller.origin)
+        caller.cookie_policy, caller.ip_policy = settings.cookie_policy, settings.ip_policy
+        if request.raw_query:
+            query = request.query
+            caller.cookie_policy = self._policy(
+                "cookie_policy", query.get("cookie_policy"), settings.cookie_policy
+            )
+            caller.ip_policy = self._policy("ip_policy", query.get("ip_policy"), settings.ip_policy)
+        try:
+            caller.key = self._keyring.from_request(request)
+            if caller.key is not None:
+                self._cors.check(caller.key, caller.origin)
+        except Unauthorized as error:
+            # Without its frames, which hold the request.
+            caller.fault = error.with_traceback(None)
+        return caller
+
+    def sender(self, caller: Caller, key: Key) -> Sender:
+        """Return what *caller* says of events that are sent with *key*; nobody changes it."""
+        sender = caller._senders.get(key.id)  # noqa: SLF001
+        if sender is None:
+            target = caller.target
+            sender = caller._senders[key.id] = Sender(  # noqa: SLF001
+                api_key=self._stored_keys[key.id],
+                address=caller.address,
+                user_agent=caller.user_agent,
+                cookie_policy=caller.cookie_policy,
+                ip_policy=caller.ip_policy,
+                event_type=target.event_type,
+                is_client=target.is_client,
+                gives_user_agent=target.gives_user_agent,
+                correct_timestamps=self._settings.correct_timestamps,
+            )
+        return sender
+
+    def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
+        if value is None:
+            return default
+        for policy in POLICIES:
+            if value == policy:
+                return policy
+        if self._seldom.due(name):
+            shown = self._tally.without_secrets(value)[:POLICY_CHARS_MAX]
+            logger.warning("request: %s=%r is not one of %s", name, shown, ", ".join(POLICIES))
+        return default

@@ -170,9 +170,7 @@ class Ingest:
         if outcome.lines or outcome.dead_letters:
             assert caller.key is not None, "a request without a key has no outcome"
             run = _run(caller.key, target, outcome)
-            committed = commit.submit(outcome.lines, outcome.dead_letters, run)
-            if committed is not None:
-                await committed
+            await commit.store(outcome.lines, outcome.dead_letters, run)
         self._counters.count(target.output, outcome)
         return outcome.delete_cookie
 

@@ -32,7 +32,7 @@ async def test_what_was_parsed_is_gone_before_the_commit_ends(
         return commits[-1]
 
     monkeypatch.setattr(ingest, "parsing", watched)
-    monkeypatch.setattr(GroupCommit, "submit", held)
+    monkeypatch.setattr(GroupCommit, "store", held)
     client = await aiohttp_client(create_app(Settings(data_dir=tmp_path, write_key=("key",))))
     body = b'{"writeKey":"key","batch":[{"event":"a"}]}'
     sending = asyncio.create_task(client.post("/v1/batch", data=body))

@@ -110,6 +110,30 @@ def write_all(fd: int, parts: Sequence[bytes | memoryview]) -> None:
                 rest = rest[os.write(fd, rest) :]
 
 
+def write_all_at(fd: int, parts: Sequence[bytes | memoryview], offset: int, flags: int = 0) -> None:
+    """Write every byte of *parts* from *offset* on; the file's own position counts for nothing.
+
+    *flags* go to the kernel with every piece: with `os.RWF_DSYNC` each is on stable storage when
+    the call for it returns, and so is the file's new size.
+
+    Raises:
+        OSError: The disk refused a piece; those before it may be there.
+
+    """
+    for start in range(0, len(parts), PARTS_MAX):
+        some = parts[start : start + PARTS_MAX]
+        size = sum(map(len, some))
+        written = os.pwritev(fd, some, offset, flags)
+        if written < size:
+            rest = memoryview(b"".join(some))
+            while written < size:
+                taken = os.pwritev(fd, [rest[written:]], offset + written, flags)
+                if not taken:
+                    raise OSError(errno.EIO, "the file takes nothing more")
+                written += taken
+        offset += size
+
+
 def replace_file(
     path: Path, data: bytes, *, file_mode: int = FILE_MODE, is_synced: bool = True
 ) -> None:

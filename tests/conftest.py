@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,14 @@ def pytest_addoption(parser):
         action="store_true",
         help="write docs/faults.md from what tests/sinks/test_fault_matrix.py observes",
     )
+
+
+@pytest.fixture(params=["one_call", "two_calls"])
+def sync_way(request, monkeypatch) -> str:
+    """Let the journal write and sync in one call, or as where the kernel doesn't have that."""
+    if request.param == "two_calls":
+        monkeypatch.delattr(os, "RWF_DSYNC")
+    return request.param
 
 
 @pytest.fixture(scope="session", params=["server", "mounted"])

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from segsrv.files import make_dir, open_file, replace_file, set_dir_mode, write_all
+from segsrv.files import make_dir, open_file, replace_file, set_dir_mode, write_all, write_all_at
 
 NEW = os.O_CREAT | os.O_WRONLY
 
@@ -82,7 +82,10 @@ class TestMode:
             make_dir(tmp_path / "taken" / "below")
 
 
-@pytest.mark.parametrize("count", [0, 1, 1_024, 1_025, 5_000])
+COUNTS = [0, 1, 1_024, 1_025, 5_000]
+
+
+@pytest.mark.parametrize("count", COUNTS)
 def test_any_number_of_parts_is_written(tmp_path, count):
     """More parts than the kernel takes at once are written too, in order."""
     parts = [b"%d\n" % number for number in range(count)]
@@ -90,3 +93,32 @@ def test_any_number_of_parts_is_written(tmp_path, count):
         write_all(file.fileno(), parts)
 
     assert (tmp_path / "file").read_bytes() == b"".join(parts)
+
+
+class TestWritesAtAPlace:
+    @pytest.mark.parametrize("piece_bytes_max", [1, 999, 1 << 20])
+    @pytest.mark.parametrize("count", COUNTS)
+    def test_all_is_written(self, tmp_path, monkeypatch, count, piece_bytes_max):
+        """However many parts, and however few bytes the kernel takes at once, flags with each."""
+        parts = [b"%d\n" % number for number in range(min(count, piece_bytes_max * 2_000))]
+        flags_seen, write = set(), os.pwritev
+
+        def write_some(fd, some, offset, flags):
+            flags_seen.add(flags)
+            return write(fd, [b"".join(some)[:piece_bytes_max]], offset, flags)
+
+        path = tmp_path / "file"
+        path.write_bytes(b"abcdef")
+        with path.open("r+b") as file:
+            monkeypatch.setattr(os, "pwritev", write_some)
+            write_all_at(file.fileno(), parts, 3, os.RWF_HIPRI)
+
+        written = b"".join(parts)
+        assert path.read_bytes() == b"abc" + written + b"def"[len(written) :]
+        assert flags_seen <= {os.RWF_HIPRI}
+
+    def test_a_file_that_takes_nothing(self, tmp_path, monkeypatch):
+        """It is an error, and no endless loop."""
+        monkeypatch.setattr(os, "pwritev", lambda *_arguments: 0)
+        with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="nothing more"):
+            write_all_at(file.fileno(), [b"1"], 0)

@@ -29,9 +29,10 @@ What a crash left is told from damage where that is possible:
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from segsrv.journal.crc import crc32
 
 MAGIC = b"\x00SJ2"
 MAGIC_END = b"\x00SJ3"
@@ -81,10 +82,10 @@ class Gap(NamedTuple):
 
 def encode(payload: bytes, events: int, facts: bytes = b"") -> tuple[bytes, bytes]:
     """Return header and trailer; facts and payload are written between them."""
-    crc = zlib.crc32(payload, zlib.crc32(facts))
+    crc = crc32(payload, crc32(facts))
     head = _HEADER.pack(MAGIC, len(facts), len(payload), events, crc)
     tail = MAGIC_END + head[len(MAGIC_END) :]
-    return head + _CRC.pack(zlib.crc32(head)), tail + _CRC.pack(zlib.crc32(tail))
+    return head + _CRC.pack(crc32(head)), tail + _CRC.pack(crc32(tail))
 
 
 def frame_bytes(payload: bytes, facts: bytes = b"") -> int:
@@ -140,7 +141,7 @@ def scan(buffer: bytes, offset: int = 0) -> Iterator[Frame | Gap]:
         if mark.end > len(buffer):
             return
         start, facts_start, payload_start, payload_end, offset, events, crc = mark
-        is_damaged = zlib.crc32(view[facts_start:payload_end]) != crc
+        is_damaged = crc32(view[facts_start:payload_end]) != crc
         yield Frame(start, facts_start, payload_start, payload_end, offset, events, is_damaged)
 
 
@@ -181,6 +182,6 @@ def _sound(
     end = offset + layout.size
     if end + _CRC.size > len(buffer) or buffer[offset : offset + len(magic)] != magic:
         return None
-    if _CRC.unpack_from(buffer, end)[0] != zlib.crc32(buffer[offset:end]):
+    if _CRC.unpack_from(buffer, end)[0] != crc32(buffer[offset:end]):
         return None
     return layout.unpack_from(buffer, offset)

@@ -1,7 +1,16 @@
 """Group commit: requests that arrive while a commit runs share the next one.
 
-The event loop never waits on a disk. One thread owns the log and runs one commit at a time. When it
-ends, all that queued up meanwhile goes down as one frame, with one sync for all its requests.
+The event loop never waits on a disk. One commit runs at a time. When it ends, and the loop has had
+a turn to answer and to hear of more, all that queued up meanwhile goes down as one frame, with one
+sync for all its requests.
+
+Who owns what:
+- The thread of `LogThread` owns the log and the files of dead letters: commits, probes, questions
+  for space, deletions and the closing are its jobs, and it alone sets `_delivered`. The loop, and
+  who delivers, read of all that only what is replaced as a whole and never changed: `log.end`, the
+  log's view of its segments, `_delivered`.
+- The loop owns all else here. A group is the loop's until its commit is handed to the thread, and
+  again when the loop is told of its end; in between the loop reads nothing of it but its size.
 """
 
 from __future__ import annotations
@@ -10,8 +19,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 from segsrv.errors import (
     BadRequest,
@@ -22,8 +31,11 @@ from segsrv.errors import (
     Unavailable,
 )
 from segsrv.journal import facts
+from segsrv.journal.commit_stats import CommitStats
 from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.limits import Limit
 from segsrv.journal.log import SegmentLog
+from segsrv.journal.log_thread import LogThread
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +44,8 @@ PROBE_INTERVAL_S = 1.0
 RELEASED_FILES_MAX = 8
 SLOW_S = 0.5
 """A disk that takes longer may hang, and who asks whether events are taken should know."""
-FREE_SHARE = 0.05
-"""Of a limit that was reached so much must be free before the journal counts as ready again."""
-COMMIT_SECONDS_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+Done = Callable[[Unavailable | None], None]
+"""Told on the loop, once: None when the events are safe, or why they are not stored."""
 
 
 @dataclass(slots=True)
@@ -44,59 +55,9 @@ class Group:
     lines: list[bytes] = field(default_factory=list)
     runs: list[bytes] = field(default_factory=list)
     dead_letters: list[bytes] = field(default_factory=list)
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    waiting: list[Done] = field(default_factory=list)
     events: int = 0
     size: int = 0
-
-
-@dataclass(slots=True)
-class CommitStats:
-    """Plain counters; `seconds_counts` holds one count for each bound and one above all."""
-
-    commits: int = 0
-    events: int = 0
-    failures: int = 0
-    seconds_sum: float = 0.0
-    seconds_counts: list[int] = field(
-        default_factory=lambda: [0] * (len(COMMIT_SECONDS_BOUNDS) + 1)
-    )
-
-    def observe(self, seconds: float, events: int) -> None:
-        self.commits += 1
-        self.events += events
-        self.seconds_sum += seconds
-        index = sum(seconds > bound for bound in COMMIT_SECONDS_BOUNDS)
-        self.seconds_counts[index] += 1
-
-
-class _Limit:
-    """A limit of bytes, and whether somebody was refused for it since there was room again."""
-
-    def __init__(self, bytes_max: int, text: str) -> None:
-        self._bytes_max = bytes_max
-        self._text = text
-        self._has_refused = False
-
-    def check(self, used: int, size: int) -> None:
-        """Raise JournalFull unless there is room for *size* bytes beside *used*."""
-        self._look(used)
-        if used + size > self._bytes_max:
-            self._has_refused = self._has_refused or size > 0
-            raise self._full(used)
-
-    def check_free(self, used: int) -> None:
-        """Raise JournalFull from the first refusal until FREE_SHARE is free again."""
-        self._look(used)
-        if self._has_refused:
-            full = self._full(used)
-            raise JournalFull(f"{full}; events were refused, and {FREE_SHARE:.0%} is not free yet")
-
-    def _look(self, used: int) -> None:
-        if used <= self._bytes_max * (1 - FREE_SHARE):
-            self._has_refused = False
-
-    def _full(self, used: int) -> JournalFull:
-        return JournalFull(f"{self._text.format(used)}, the limit is {self._bytes_max}")
 
 
 class GroupCommit:
@@ -123,11 +84,12 @@ class GroupCommit:
         self._dead_letters = dead_letters
         self._pending_bytes_max = pending_bytes_max
         self._journal_bytes_max = journal_bytes_max
-        self._memory = _Limit(pending_bytes_max, "{} bytes wait for a commit")
-        self._disk = _Limit(journal_bytes_max, "the journal holds {} undelivered bytes")
+        self._request_bytes_max = min(pending_bytes_max, journal_bytes_max)
+        self._memory = Limit(pending_bytes_max, "{} bytes wait for a commit")
+        self._disk = Limit(journal_bytes_max, "the journal holds {} undelivered bytes")
         self._waits_for_disk = waits_for_disk
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-journal")
+        self._thread = LogThread("segsrv-journal")
         self._queue: list[Group] = []
         self._queued_bytes = 0
         self._delivered = 0
@@ -149,7 +111,8 @@ class GroupCommit:
     @property
     def held_bytes(self) -> int:
         """Bytes that the journal's files hold, delivered or not."""
-        return self.log.end - self.log.first
+        first = self.log.first
+        return self.log.end - first
 
     @property
     def undelivered_bytes(self) -> int:
@@ -158,7 +121,9 @@ class GroupCommit:
         The newest file is never deleted, so counting files would refuse events for good where the
         limit is smaller than a file.
         """
-        return self.log.end - max(self.log.first, self._delivered)
+        # Before the end, which may move on meanwhile.
+        delivered = max(self.log.first, self._delivered)
+        return self.log.end - delivered
 
     def check(self) -> None:
         """Raise what keeps the journal from taking events now; `/ready` asks this.
@@ -198,7 +163,7 @@ class GroupCommit:
             return
         if self._looking is None:
             self._looking_since_s = time.monotonic()
-            self._looking = self._loop.run_in_executor(self._thread, self.log.check_space)
+            self._looking = self._thread.call(self.log.check_space)
             self._looking.add_done_callback(self._looked)
         # Not a moment too early for `check` to see it.
         await asyncio.wait([self._looking], timeout=SLOW_S + 0.05)
@@ -221,33 +186,13 @@ class GroupCommit:
         return max(commit_s, look_s)
 
     def submit(
-        self,
-        lines: list[bytes],
-        dead_letters: list[bytes],
-        run: bytes | None,
-        done: Callable[[Unavailable | None], None],
+        self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None, done: Done
     ) -> None:
-        waiter = self._submit(lines, dead_letters, run)
-        if waiter is None:
-            done(None)
-        else:
-            waiter.add_done_callback(lambda end: done(end.exception()))  # type: ignore[arg-type]
-
-    async def store(
-        self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None = None
-    ) -> None:
-        waiter = self._submit(lines, dead_letters, run)
-        if waiter is not None:
-            await waiter
-
-    def _submit(
-        self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None = None
-    ) -> asyncio.Future[None] | None:
-        """Queue events; return what to await before they may be answered with 200.
+        """Queue events; *done* is told when they may be answered with 200, or why they may not.
 
         *run* is what is known of *lines*, as `facts.encode` returns it; None where nothing is.
-        None means that nothing is to be awaited (durability `memory`). The future fails with
-        Unavailable if the commit did; nothing of the request is stored then.
+        With durability `memory` it is told before this returns. Otherwise it is told Unavailable if
+        the commit failed; nothing of the request is stored then.
 
         Raises:
             BadRequest: There is never room for so much.
@@ -257,11 +202,10 @@ class GroupCommit:
         size = sum(map(len, lines)) + sum(map(len, dead_letters)) + len(run or b"")
         if self._is_closed:
             raise ShuttingDown("the server is shutting down")
-        limit = min(self._pending_bytes_max, self._journal_bytes_max)
-        if size > limit:
+        if size > self._request_bytes_max:
             # A 503 would have the client send it again for ever.
             raise BadRequest(
-                f"the events take {size} bytes as stored, the limit is {limit}",
+                f"the events take {size} bytes as stored, the limit is {self._request_bytes_max}",
                 code="batch_too_large",
             )
         self.check_room(size)
@@ -275,58 +219,67 @@ class GroupCommit:
         group.events += len(lines)
         group.size += size
         self._queued_bytes += size
-        if self._running is None and not self._is_scheduled:
+        if self._running is None:
             # Requests that are being handled in this turn of the loop still join the group.
-            self._is_scheduled = True
-            self._loop.call_soon(self._start)
-        if not self._waits_for_disk:
-            return None
-        waiter = self._loop.create_future()
-        group.waiters.append(waiter)
-        return waiter
+            self._start_soon()
+        if self._waits_for_disk:
+            group.waiting.append(done)
+        else:
+            done(None)
+
+    async def store(
+        self, lines: list[bytes], dead_letters: list[bytes], run: bytes | None = None
+    ) -> None:
+        """Do as `submit`, and wait until the events may be answered; raises what `done` is told."""
+        stored: asyncio.Future[None] = self._loop.create_future()
+        self.submit(lines, dead_letters, run, partial(_settle, stored))
+        await stored
 
     async def release(self, position: int, *, retention_s: float) -> None:
         """Let the log delete what lies below *position*, in its own thread; callable on any loop.
 
         Files kept for *retention_s* give way before events are refused for want of room.
         """
+        # A few at a time: commits wait for the same thread.
+        while await self._thread.call(partial(self._release, position, retention_s)):
+            pass
+
+    def _release(self, position: int, retention_s: float) -> bool:
         self._delivered = max(position, self._delivered)
         if self.held_bytes > self._journal_bytes_max:
             retention_s = 0.0
-        is_more = True
-        while is_more:
-            # A few at a time: commits wait for the same thread.
-            released = self._thread.submit(
-                self.log.release, position, retention_s=retention_s, files_max=RELEASED_FILES_MAX
-            )
-            is_more = await asyncio.wrap_future(released)
+        return self.log.release(position, retention_s=retention_s, files_max=RELEASED_FILES_MAX)
 
     async def finish(self) -> None:
         """Refuse new events and commit what is queued."""
         self._is_closed = True
         if self._probe_timer is not None:
             self._probe_timer.cancel()
-        if self._queue and self._running is None and not self._is_scheduled:
+        if self._queue and self._running is None:
             # Events that a failing disk refused before, durability `memory`: the last try.
-            self._start()
+            self._start_soon()
         if self._queue or self._running is not None:
             self._idle = self._loop.create_future()
             await self._idle
 
     async def close(self) -> None:
-        """Finish, stop the thread, and give up the log's files and lock."""
+        """Finish, give up the log's files and lock, and stop the thread."""
         await self.finish()
-        await self._loop.run_in_executor(None, self._thread.shutdown)
-        self.log.close()
+        await self._thread.close(self.log.close)
+
+    def _start_soon(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._start)
 
     def _start(self) -> None:
         self._is_scheduled = False
+        if self._running is not None or not self._queue:
+            return
         group = self._running = self._queue.pop(0)
         self._queued_bytes -= group.size
-        started_s = time.perf_counter()
         self._running_since_s = time.monotonic()
-        commit = self._loop.run_in_executor(self._thread, self._commit, group)
-        commit.add_done_callback(lambda done: self._finish(group, done, started_s))
+        self._thread.run(partial(self._commit, group), self._loop, self._finish)
 
     def _commit(self, group: Group) -> None:
         if group.dead_letters:
@@ -338,36 +291,41 @@ class GroupCommit:
         if group.lines:
             self.log.append(b"".join(group.lines), group.events, facts.join(group.runs))
 
-    def _finish(self, group: Group, done: asyncio.Future[None], started_s: float) -> None:
-        self._running = None
-        error = done.exception()
+    def _finish(self, error: BaseException | None) -> None:
+        group, self._running = self._running, None
+        assert group is not None, "a commit that ended was running"
         if error is None:
-            self.stats.observe(time.perf_counter() - started_s, group.events)
+            self.stats.observe(time.monotonic() - self._running_since_s, group.events)
             self._recovered()
-            for waiter in group.waiters:
-                # A request whose client is gone may have been cancelled.
-                if not waiter.done():
-                    waiter.set_result(None)
+            self._tell(group, None)
         else:
             self._failed(group, error)
         if self._queue and (error is None or self._waits_for_disk or self._is_closed):
-            self._start()
+            self._start_soon()
         elif self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
         if error is None:
             self.on_commit()
+
+    @staticmethod
+    def _tell(group: Group, error: Unavailable | None) -> None:
+        for done in group.waiting:
+            try:
+                done(error)
+            except Exception:
+                # The others wait too.
+                logger.exception("journal: a request could not be told of its commit")
 
     def _failed(self, group: Group, error: BaseException) -> None:
         if not isinstance(error, Unavailable):
             logger.error("journal: commit failed", exc_info=error)
             error = JournalFault(f"the commit failed: {type(error).__name__}")
         self.stats.failures += 1
-        for waiter in group.waiters:
-            if not waiter.done():
-                waiter.set_exception(error)
-        if not self._waits_for_disk:
-            self._keep(group)
         self._take_no_more(error)
+        if self._waits_for_disk:
+            self._tell(group, error)
+        else:
+            self._keep(group)
 
     def _take_no_more(self, error: Unavailable) -> None:
         """Say why from now on, and find out when it is over."""
@@ -403,21 +361,31 @@ class GroupCommit:
         if self._is_closed:
             return
         self._is_probing = True
-        probe = self._loop.run_in_executor(self._thread, self._try_disk)
-        probe.add_done_callback(self._probed)
+        is_full = isinstance(self.fault, JournalFull)
+        self._thread.run(partial(self._try_disk, is_full), self._loop, self._probed)
 
-    def _try_disk(self) -> None:
-        if isinstance(self.fault, JournalFull):
+    def _try_disk(self, is_full: bool) -> None:  # noqa: FBT001
+        if is_full:
             # Files that are only kept for their retention give way. Nothing is delivered while
             # nothing is taken, so no `release` would come to find that out.
             self.log.release(self._delivered)
         self.log.probe()
 
-    def _probed(self, done: asyncio.Future[None]) -> None:
+    def _probed(self, error: BaseException | None) -> None:
         self._is_probing = False
-        if done.exception() is None:
+        if error is None:
             self._recovered()
-            if self._queue and self._running is None and not self._is_scheduled:
-                self._start()
+            if self._queue and self._running is None:
+                self._start_soon()
         elif self.fault is not None:
             self._probe_later()
+
+
+def _settle(stored: asyncio.Future[None], error: Unavailable | None) -> None:
+    if stored.done():
+        # A request whose client is gone may have been cancelled.
+        return
+    if error is None:
+        stored.set_result(None)
+    else:
+        stored.set_exception(error)

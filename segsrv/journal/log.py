@@ -28,7 +28,7 @@ import time
 from pathlib import Path
 
 from segsrv.errors import JournalFault, JournalFull, Unavailable
-from segsrv.files import FILE_MODE, is_full, make_dir, open_file, write_all
+from segsrv.files import FILE_MODE, is_full, make_dir, open_file, write_all, write_all_at
 from segsrv.journal import frame, lock
 from segsrv.journal.aside import Aside
 from segsrv.journal.reader import Chunk, Pieces
@@ -51,12 +51,15 @@ PROBE_EVENTS = 0
 NAMES_TRIED_MAX = 16
 CHECK_INTERVAL_S = 0.05
 """A call into the kernel hands the interpreter over, which under load costs more than the call."""
+NO_DSYNC = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
+"""What kernels, file systems and sandboxes say that do not know a write with its own sync."""
 
 
 class SegmentLog:
     """An open journal directory, locked against other processes.
 
-    `id` is the journal's, random and in each of its segments; `end` the acknowledged end.
+    `id` is the journal's, random and in each of its segments; `end` the acknowledged end. With
+    `has_dsync` a frame is written and synced in one call, until the kernel says that it can't.
 
     Raises:
         DataDirInUse: Another process has it open.
@@ -83,7 +86,8 @@ class SegmentLog:
         self._view = View((), None)
         self._stale: Segment | None = None
         self._fd = self._dir_fd = -1
-        self._space_checked_s = self._lock_checked_s = -CHECK_INTERVAL_S
+        self._space_checked_s = self._found_checked_s = -CHECK_INTERVAL_S
+        self.has_dsync = hasattr(os, "RWF_DSYNC")
         make_dir(directory, file_mode)
         self._lock_fd = lock.take(directory / LOCK, file_mode)
         self._spare = SpareFiles()
@@ -135,9 +139,7 @@ class SegmentLog:
             if time.monotonic() >= self._space_checked_s + CHECK_INTERVAL_S:
                 self._check_free_space(len(payload) + len(facts))
             header, trailer = frame.encode(payload, events, facts)
-            write_all(self._fd, [header, facts, payload, trailer])
-            if self.is_synced:
-                os.fdatasync(self._fd)
+            self._write([header, facts, payload, trailer])
             self._check_found()
         except OSError as error:
             self._abandon()
@@ -237,7 +239,7 @@ class SegmentLog:
         self.id = journal_id or secrets.token_hex(ID_BYTES)
         if is_begun and segments[-1].end >= self.end:
             *sealed, newest = segments
-            self._fd = open_file(newest.path, os.O_WRONLY | os.O_APPEND, self._file_mode)
+            self._fd = open_file(newest.path, os.O_WRONLY, self._file_mode)
             self._view = View(tuple(sealed), newest)
             self.end = newest.end
             # Whoever began it may have been killed before its name was safe.
@@ -273,6 +275,27 @@ class SegmentLog:
         self._view = View(sealed, self._empty(base))
         self.end = base
 
+    def _write(self, parts: list[bytes]) -> None:
+        """Write a frame behind the last one; if `is_synced`, it is on stable storage then.
+
+        A segment's header shares a block with its first frame, and so its sync.
+        """
+        newest = self._newest
+        offset = max(newest.end, newest.start) - newest.base
+        if self.is_synced and self.has_dsync:
+            try:
+                write_all_at(self._fd, parts, offset, os.RWF_DSYNC)
+            except OSError as error:
+                if error.errno not in NO_DSYNC:
+                    raise
+                # Written again as a whole: whatever of it was written is not safe.
+                self.has_dsync = False
+            else:
+                return
+        write_all_at(self._fd, parts, offset)
+        if self.is_synced:
+            os.fdatasync(self._fd)
+
     def _empty(self, base: int) -> Segment:
         return Segment(base, base, str(segment_path(self.directory, base)))
 
@@ -292,7 +315,7 @@ class SegmentLog:
         return base, fd
 
     def _make_file(self) -> tuple[int, int]:
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
         base = self.end if self._stale is None else self._stale.end
         for _try in range(NAMES_TRIED_MAX):
             path = segment_path(self.directory, base)
@@ -341,13 +364,15 @@ class SegmentLog:
 
     def _check_found(self) -> None:
         """Make sure that a restart will find what was just written."""
-        if os.fstat(self._fd).st_nlink == 0:
-            # Somebody removed the data directory below the server; the write went nowhere.
-            raise FileNotFoundError(errno.ENOENT, "its file was removed")
         now_s = time.monotonic()
-        if now_s >= self._lock_checked_s + CHECK_INTERVAL_S:
-            self.check_lock()
-            self._lock_checked_s = now_s
+        if now_s < self._found_checked_s + CHECK_INTERVAL_S:
+            return
+        if os.fstat(self._fd).st_nlink == 0:
+            # Somebody removed the data directory below the server, and with it all that was not
+            # delivered; the write went nowhere.
+            raise FileNotFoundError(errno.ENOENT, "its file was removed")
+        self.check_lock()
+        self._found_checked_s = now_s
 
 
 def _refusal(error: OSError) -> Unavailable:

@@ -22,11 +22,12 @@ import os
 import re
 import stat
 import struct
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from segsrv.journal.crc import crc32
 
 SUFFIX = ".segment"
 SUFFIX_1 = ".journal"
@@ -111,14 +112,14 @@ def pack_header(header: Header) -> bytes:
         header.end_before,
         header.created_ms,
     )
-    return fields + _CRC.pack(zlib.crc32(fields))
+    return fields + _CRC.pack(crc32(fields))
 
 
 def unpack_header(data: bytes | memoryview) -> Header | None:
     """Return the header that *data* begins with, or None if that is not sound."""
     if len(data) < HEADER_BYTES:
         return None
-    if _CRC.unpack_from(data, _FIELDS.size)[0] != zlib.crc32(data[: _FIELDS.size]):
+    if _CRC.unpack_from(data, _FIELDS.size)[0] != crc32(data[: _FIELDS.size]):
         return None
     magic, version, journal_id, base, end_before, created_ms = _FIELDS.unpack_from(data)
     if magic != MAGIC:

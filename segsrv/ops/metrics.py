@@ -14,7 +14,8 @@ from segsrv.errors import Unavailable
 from segsrv.events.counters import Counters
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
-from segsrv.journal.group_commit import COMMIT_SECONDS_BOUNDS, GroupCommit
+from segsrv.journal.commit_stats import COMMIT_SECONDS_BOUNDS
+from segsrv.journal.group_commit import GroupCommit
 from segsrv.ops.family import Family, Sample, counter, gauge
 from segsrv.ops.peers import Peers, Report
 from segsrv.ops.sink_metrics import sink_families

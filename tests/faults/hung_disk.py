@@ -9,6 +9,8 @@ from pathlib import Path
 from tests.needs import skip_or_fail
 from tests.waiting import wait_until
 
+COMMIT = "pwritev2,fdatasync"
+"""What a commit waits for, whichever way the kernel has."""
 DELAY_US = 600_000_000
 END_TIMEOUT_S = 3
 
@@ -17,7 +19,8 @@ END_TIMEOUT_S = 3
 def hung(pid: int, call: str, log: Path, *, paths: Sequence[Path] = ()) -> Iterator[None]:
     """Let every *call* of process *pid* hang for the length of the block; then it goes on.
 
-    With *paths* only calls for these files do. *log* is a file for what strace says.
+    *call* may be several, with commas. With *paths* only calls for these files do. *log* is a file
+    for what strace says.
     """
     if shutil.which("strace") is None:
         skip_or_fail("strace is not installed: run tests/faults/install_strace.sh")

@@ -15,7 +15,7 @@ import pytest
 
 from tests.faults.crashes import check_stored, worker_pids
 from tests.faults.disks import mount, unmount
-from tests.faults.hung_disk import hung
+from tests.faults.hung_disk import COMMIT, hung
 from tests.server_process import ServerProcess
 from tests.site import FLAT, KEY, Answer, Site, basic, new_id
 from tests.waiting import wait_until
@@ -91,7 +91,7 @@ class TestHungDisk:
             with contextlib.ExitStack() as stack:
                 for worker, pid in worker_pids(server).items():
                     log = tmp_path / f"strace-{worker}"
-                    stack.enter_context(hung(pid, "fdatasync", log))
+                    stack.enter_context(hung(pid, COMMIT, log))
                 posters = [Poster(site) for _time in range(20)]
                 for one in sites:
                     wait_until(lambda one=one: ready(one).status == 503)
@@ -118,7 +118,7 @@ class TestHungDisk:
         """Events that wait fill `pending_bytes_max`, and not a request more is taken in."""
         with ServerProcess(tmp_path / "data", *QUICK, f"--pending-bytes-max={MIB}") as server:
             site = Site(server)
-            with contextlib.ExitStack() as stack, hung(server.pid, "fdatasync", tmp_path / "s"):
+            with contextlib.ExitStack() as stack, hung(server.pid, COMMIT, tmp_path / "s"):
                 waiting = []
                 for _time in range(100):
                     client = stack.enter_context(socket.create_connection(site.address, timeout=30))
@@ -143,7 +143,7 @@ class TestHungDisk:
             first = new_id()
             assert site.post(event(first)).status == 200
             site.stored(first)
-            with hung(worker_pids(server)[1], "fdatasync", tmp_path / "strace"):
+            with hung(worker_pids(server)[1], COMMIT, tmp_path / "strace"):
                 posters = []
 
                 def is_waiting():

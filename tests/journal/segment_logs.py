@@ -1,8 +1,11 @@
 """Opens and empties segment logs for the tests of this folder."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from segsrv.journal.frame import OVERHEAD_BYTES
 from segsrv.journal.log import SegmentLog
@@ -32,6 +35,24 @@ def opened(
         yield log
     finally:
         log.close()
+
+
+def refuse(*_arguments: object, **_options: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
+def refuse_syncs(patch: pytest.MonkeyPatch) -> None:
+    """Let each sync of data fail, of a write too: what that wrote is in the file then."""
+    write = os.pwritev
+
+    def write_unsafely(fd: int, parts: Sequence[bytes], offset: int, flags: int = 0) -> int:
+        written = write(fd, parts, offset)
+        if flags:
+            refuse()
+        return written
+
+    patch.setattr(os, "pwritev", write_unsafely)
+    patch.setattr(os, "fdatasync", refuse)
 
 
 def payload(number: int, *, size: int = 0) -> bytes:

@@ -14,18 +14,26 @@ from segsrv.errors import JournalFault
 from segsrv.journal.log import SegmentLog
 from segsrv.journal.reader import Reader
 from tests.journal.children import run_child
-from tests.journal.segment_logs import READ_BYTES, drain, journal_files, opened, payload
+from tests.journal.segment_logs import (
+    READ_BYTES,
+    drain,
+    journal_files,
+    opened,
+    payload,
+    refuse,
+    refuse_syncs,
+)
 
-SYNC, CUT, DELETE = (os, "fdatasync"), (os, "ftruncate"), (Path, "unlink")
-FAULTS = {"sync": [SYNC], "sync_and_cut": [SYNC, CUT], "all": [SYNC, CUT, DELETE]}
+pytestmark = pytest.mark.usefixtures("sync_way")
 
-
-def refuse(*_arguments: object, **_options: object) -> None:
-    raise OSError(5, "Input/output error")
+CUT, DELETE = (os, "ftruncate"), (Path, "unlink")
+FAULTS = {"sync": [], "sync_and_cut": [CUT], "all": [CUT, DELETE]}
+"""What fails beside the sync."""
 
 
 def append_refused(log: SegmentLog, number: int, monkeypatch, fault: str) -> None:
     with monkeypatch.context() as patch:
+        refuse_syncs(patch)
         for owner, name in FAULTS[fault]:
             patch.setattr(owner, name, refuse)
         with pytest.raises(JournalFault, match="Input/output error"):
@@ -93,24 +101,24 @@ class TestRefusedWrites:
         assert chunk.lines == b"".join([*whole, payload(9)])
         assert reader.damaged_frames == 0
 
-    def test_with_a_real_kill(self, tmp_path):
+    def test_with_a_real_kill(self, tmp_path, sync_way):
         """The same in a process that is killed: the refused event is not delivered."""
         run_child(
             """
             import signal
-            from unittest.mock import patch
+            import pytest
             from segsrv.errors import JournalFault
+            from tests.journal.segment_logs import refuse, refuse_syncs
 
             log = open_log()
-            fault = OSError(5, "Input/output error")
-            with patch("os.fdatasync", side_effect=fault), patch("os.ftruncate", side_effect=fault):
-                try:
-                    log.append(payload(100), 1)
-                except JournalFault:
-                    pass
+            log.has_dsync = HAS_DSYNC
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(JournalFault):
+                refuse_syncs(patch)
+                patch.setattr(os, "ftruncate", refuse)
+                log.append(payload(100), 1)
             log.append(payload(9), 1)
             os.kill(os.getpid(), signal.SIGKILL)
-            """,
+            """.replace("HAS_DSYNC", str(sync_way == "one_call")),
             tmp_path,
             exit_code=-signal.SIGKILL,
         )

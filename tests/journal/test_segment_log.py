@@ -3,14 +3,16 @@
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
 from segsrv.journal import log as log_module
 from segsrv.journal.frame import HEADER_BYTES, OVERHEAD_BYTES
-from segsrv.journal.log import SegmentLog
+from segsrv.journal.log import CHECK_INTERVAL_S, SegmentLog
 from segsrv.journal.segments import HEADER_BYTES as START
 from tests.journal.children import run_child
 from tests.journal.old_journals import write_old_segment
@@ -24,6 +26,8 @@ from tests.journal.segment_logs import (
     journal_files,
     opened,
     payload,
+    refuse,
+    refuse_syncs,
     set_aside,
 )
 
@@ -330,24 +334,60 @@ class TestSyncs:
 
             def call(fd: int, *arguments: object) -> object:
                 path = Path(f"/proc/self/fd/{fd}").readlink()
-                calls.append(f"{name} {path.stem.lstrip('0') or '0'}")
+                is_synced = name == "pwritev" and os.RWF_DSYNC in arguments
+                calls.append(f"{name} {path.stem.lstrip('0') or '0'}{' synced' * is_synced}")
                 return real(fd, *arguments)
 
             monkeypatch.setattr(owner, name, call)
 
-        for owner, name in ((os, "writev"), (os, "fdatasync"), (os, "fsync")):
-            record(owner, name)
+        for name in ("writev", "pwritev", "fdatasync", "fsync"):
+            record(os, name)
         return calls
 
-    def test_a_new_file_is_found_before_it_is_relied_on(self, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("has_dsync", [True, False])
+    def test_a_new_file_is_found_before_it_is_relied_on(self, tmp_path, monkeypatch, has_dsync):
         """A file's name is on stable storage before the first commit in it is acknowledged."""
         with opened(tmp_path / "w0", segment_bytes_max=1) as log:
+            log.has_dsync = has_dsync
             log.append(payload(0), 1)
             calls = self.recorded(monkeypatch)
             base = log.end
             log.append(payload(1), 1)
 
-        assert calls == [f"writev {base}", "fsync w0", f"writev {base}", f"fdatasync {base}"]
+        written = [f"pwritev {base} synced"]
+        if not has_dsync:
+            written = [f"pwritev {base}", f"fdatasync {base}"]
+        assert calls == [f"writev {base}", "fsync w0", *written]
+
+    @pytest.mark.parametrize("has_dsync", [True, False])
+    def test_no_sync_is_done_that_nobody_asked_for(self, tmp_path, monkeypatch, has_dsync):
+        """A log that hands its frames to the kernel only does nothing but that."""
+        with opened(tmp_path) as log:
+            log.is_synced, log.has_dsync = False, has_dsync
+            calls = self.recorded(monkeypatch)
+            log.append(payload(0), 1)
+            log.append(payload(1), 1)
+
+        assert calls == ["pwritev 0"] * 2
+
+    def test_a_kernel_without_the_one_call_is_asked_once(self, tmp_path, monkeypatch):
+        """After its refusal frames are written and synced in two calls, the first one again."""
+        with opened(tmp_path) as log:
+            calls = self.recorded(monkeypatch)
+            write = os.pwritev
+
+            def write_plainly(fd: int, parts: list[bytes], offset: int, flags: int = 0) -> int:
+                if flags:
+                    calls.append("refused")
+                    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+                return write(fd, parts, offset)
+
+            monkeypatch.setattr(os, "pwritev", write_plainly)
+            log.append(payload(0), 1)
+            log.append(payload(1), 1)
+
+            assert calls == ["refused", *["pwritev 0", "fdatasync 0"] * 2]
+            assert drain(log) == lines(0, 1)
 
     @pytest.mark.parametrize("is_old", [False, True])
     def test_the_id_is_on_stable_storage_once_it_is_open(self, tmp_path, monkeypatch, is_old):
@@ -559,6 +599,7 @@ class TestAnotherServersDirectory:
             assert log.damaged_frames == 0
 
 
+@pytest.mark.usefixtures("sync_way")
 class TestFailedWrite:
     def test_a_partial_write_leaves_no_trace(self, tmp_path):
         """A write that the file size limit cut short is undone; the next one begins a new file."""
@@ -593,12 +634,8 @@ class TestFailedWrite:
         """After a failed sync the frame is gone and the file takes nothing more."""
         with opened(tmp_path) as log:
             log.append(payload(0), 1)
-
-            def refuse(_fd: int) -> None:
-                raise OSError(5, "Input/output error")
-
             with monkeypatch.context() as patch:
-                patch.setattr(os, "fdatasync", refuse)
+                refuse_syncs(patch)
                 with pytest.raises(JournalFault, match="Input/output error"):
                     log.append(payload(1), 1)
             assert drain(log) == lines(0)
@@ -611,14 +648,10 @@ class TestFailedWrite:
 
     def test_the_first_write_of_a_file_may_fail(self, tmp_path, monkeypatch):
         """A file that is still empty when its first write fails is used again from its start."""
-
-        def refuse(_fd: int) -> None:
-            raise OSError(5, "Input/output error")
-
         with opened(tmp_path) as log:
             for _try in range(3):
                 with monkeypatch.context() as patch:
-                    patch.setattr(os, "fdatasync", refuse)
+                    refuse_syncs(patch)
                     with pytest.raises(JournalFault):
                         log.append(payload(1), 1)
             log.append(payload(2), 1)
@@ -628,10 +661,6 @@ class TestFailedWrite:
 
     def test_a_file_that_could_not_be_begun_is_begun_again(self, tmp_path, monkeypatch):
         """What a failure between making a file and using it left behind is in nobody's way."""
-
-        def refuse(_fd: int) -> None:
-            raise OSError(5, "Input/output error")
-
         with opened(tmp_path, segment_bytes_max=1) as log:
             log.append(payload(0), 1)
             for _try in range(2):
@@ -645,13 +674,9 @@ class TestFailedWrite:
 
     def test_a_leftover_that_could_not_be_cut_off_is_overwritten(self, tmp_path, monkeypatch):
         """When even the cutting off fails, a new file's refused first write is not found again."""
-
-        def refuse(*_arguments: int) -> None:
-            raise OSError(5, "Input/output error")
-
         with opened(tmp_path) as log:
             with monkeypatch.context() as patch:
-                patch.setattr(os, "fdatasync", refuse)
+                refuse_syncs(patch)
                 patch.setattr(os, "ftruncate", refuse)
                 with pytest.raises(JournalFault):
                     log.append(payload(1), 1)
@@ -667,11 +692,11 @@ class TestFailedWrite:
     def test_a_full_disk_is_told_from_a_broken_one(self, tmp_path, monkeypatch, number, kind):
         """What deleting something would help against is `journal_full`, all else a fault."""
 
-        def refuse(_fd: int, _parts: list[bytes]) -> None:
+        def refuse_number(*_arguments: object) -> None:
             raise OSError(number, os.strerror(number))
 
         with opened(tmp_path) as log:
-            monkeypatch.setattr(log_module, "write_all", refuse)
+            monkeypatch.setattr(os, "pwritev", refuse_number)
             with pytest.raises(kind) as caught:
                 log.append(payload(1), 1)
 
@@ -682,12 +707,12 @@ class TestFailedWrite:
         with opened(tmp_path) as log:
             log.append(payload(0), 1)
 
-            def write_half(fd: int, parts: list[bytes]) -> None:
-                os.write(fd, parts[0])
+            def write_half(fd: int, parts: list[bytes], offset: int, _flags: int = 0) -> None:
+                os.pwrite(fd, parts[0], offset)
                 raise MemoryError
 
             with monkeypatch.context() as patch:
-                patch.setattr("segsrv.journal.log.write_all", write_half)
+                patch.setattr("segsrv.journal.log.write_all_at", write_half)
                 with pytest.raises(MemoryError):
                     log.append(payload(1), 1)
 
@@ -707,17 +732,13 @@ class TestFailedWrite:
 
     def test_space_can_be_asked_for_at_any_time(self, tmp_path, monkeypatch):
         """Each question is put to the disk, right after a commit and after a failed one too."""
-
-        def refuse(_fd: int) -> None:
-            raise OSError(5, "Input/output error")
-
         with opened(tmp_path, disk_free_bytes_min=1) as log:
             log.append(payload(0), 1)
             log.check_space()
             with pytest.raises(JournalFull, match="bytes free, the limit is 1"):
                 log.check_space(1 << 60)
             with monkeypatch.context() as patch:
-                patch.setattr(os, "fdatasync", refuse)
+                refuse_syncs(patch)
                 with pytest.raises(JournalFault):
                     log.append(payload(1), 1)
             log.check_space()
@@ -725,11 +746,19 @@ class TestFailedWrite:
             with pytest.raises(JournalFull):
                 log.check_space()
 
-    def test_a_file_that_was_removed_takes_nothing(self, tmp_path):
-        """Events are not acknowledged into a file that nobody will ever find again."""
+    def test_a_file_that_was_removed_takes_nothing(self, tmp_path, monkeypatch):
+        """It is noticed in CHECK_INTERVAL_S that nobody will ever find what is written there."""
+        now_s = 1_000.0
+        monkeypatch.setattr(
+            log_module, "time", SimpleNamespace(monotonic=lambda: now_s, time_ns=time.time_ns)
+        )
         with opened(tmp_path / "w0") as log:
             log.append(payload(0), 1)
             shutil.rmtree(tmp_path / "w0")
+            # As lost as all that was not delivered when the folder went.
+            now_s += CHECK_INTERVAL_S * 0.9
+            log.append(payload(1), 1)
+            now_s += CHECK_INTERVAL_S * 0.2
 
             with pytest.raises(JournalFault, match="its file was removed"):
                 log.append(payload(1), 1)

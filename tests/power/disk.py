@@ -9,6 +9,8 @@ that this model allows:
   for the file's size. Beyond what was ever written there, and persisted, a block reads as zeros.
 - After `fsync` or `fdatasync` all of the file is safe. After one that failed it is not, even if a
   later one succeeds: the kernel may have dropped the pages. Only what is written again is.
+- A write that asks for its own sync makes safe the blocks that it wrote, no others, and the size.
+  It is a write and a sync: either may fail, or be the last that the process did.
 - The names in a folder persist in order up to some point, which is not before the folder's last
   sync; only removals may come before what was done earlier. So without one a new name may be there
   or be missing. A rename happens whole or not at all, between two folders too.
@@ -67,6 +69,8 @@ class Disk:
         self.root = Path(os.path.realpath(root))
         self.calls = 0
         self.is_dead = False
+        self.piece_bytes_max = 1 << 30
+        """A write takes no more than this at once."""
         self.watch: Callable[[], None] = lambda: None
         """Called before each recorded call, with the disk as it is then."""
         self._top = _loaded(self.root)
@@ -245,6 +249,7 @@ class Disk:
         if error is not None:
             # A write that fails may have done a part of its work.
             data = data[: len(data) // 2]
+        data = data[: self.piece_bytes_max]
         if offset is None:
             entry = self._files[fd]
             offset = node.size if entry.is_appending else os.lseek(fd, 0, os.SEEK_CUR)
@@ -294,7 +299,7 @@ class Disk:
                     "pwritev", fd, data, at, lambda part: self._real["pwrite"](fd, part, at)
                 )
                 if flags & _DSYNC:
-                    node.sync(at, at + done)
+                    self._sync_node("fdatasync", node, at, at + done)
                 return done
         return self._real["pwritev"](fd, parts, offset, flags)
 
@@ -315,15 +320,18 @@ class Disk:
         with self._lock:
             entry = self._files.get(fd)
             if entry is not None:
-                error = self._step(name)
-                if error is not None:
-                    if not isinstance(error, Killed):
-                        entry.node.fail_sync()
-                    raise error
-                # The real disk is not asked: it would only cost time.
-                entry.node.sync()
+                self._sync_node(name, entry.node)
                 return
         self._real[name](fd)
+
+    def _sync_node(self, name: str, node: File | Folder, *span: int) -> None:
+        error = self._step(name)
+        if error is not None:
+            if not isinstance(error, Killed):
+                node.fail_sync(*span)
+            raise error
+        # The real disk is not asked: it would only cost time.
+        node.sync(*span)
 
     def _fsync(self, fd: int) -> None:
         self._sync("fsync", fd if isinstance(fd, int) else fd.fileno())

@@ -94,7 +94,10 @@ class Life:
         self._slots = SlotFile(root / "state" / "w0-file.cursor", slot_bytes=4_096)
         newest = self._slots.load().newest
         self._start, self._end, self._placement = json.loads(newest) if newest else (0, 0, {})
-        self._journal = Journal(root, position_min=self._end)
+        # A life is as old or new as its kernel.
+        has_dsync = source.random() < 0.5
+        self._journal = Journal(root, position_min=self._end, has_dsync=has_dsync)
+        disk.piece_bytes_max = source.choice([1_000, 5_000, 1 << 30])
         self._sink = Sink(root, runner)
         self._dead_letters = make_letters(root)
 

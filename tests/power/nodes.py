@@ -88,16 +88,12 @@ class File:
 
     def sync(self, start: int = 0, end: int | None = None) -> None:
         """Make safe what was written from *start* to *end*, unless a failed sync dropped it."""
-        for block in list(self._blocks):
-            is_meant = end is None or (
-                start < (block + 1) * BLOCK_BYTES and block * BLOCK_BYTES < end
-            )
-            if is_meant and block not in self._dropped:
-                del self._blocks[block]
+        for block in self._within(start, end) - self._dropped:
+            del self._blocks[block]
         self._sizes.clear()
 
-    def fail_sync(self) -> None:
-        self._dropped |= self._blocks.keys()
+    def fail_sync(self, start: int = 0, end: int | None = None) -> None:
+        self._dropped |= self._within(start, end)
 
     def persist(self, choice: Choice, path: Path) -> None:
         """Write to *path* what *choice* leaves."""
@@ -111,6 +107,14 @@ class File:
             if start < len(data):
                 data[start : start + BLOCK_BYTES] = versions[choice.blocks(len(versions))]
         path.write_bytes(data[:size])
+
+    def _within(self, start: int, end: int | None) -> set[int]:
+        """Return the blocks that were written and hold bytes from *start* to *end*."""
+        return {
+            block
+            for block in self._blocks
+            if end is None or (start < (block + 1) * BLOCK_BYTES and block * BLOCK_BYTES < end)
+        }
 
     def _touch(self, start: int, end: int) -> None:
         for block in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):

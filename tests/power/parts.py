@@ -34,9 +34,9 @@ READERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class Journal:
-    """A journal with small segments."""
+    """A journal with small segments; without *has_dsync* each frame takes a write and a sync."""
 
-    def __init__(self, data_dir: Path, *, position_min: int) -> None:
+    def __init__(self, data_dir: Path, *, position_min: int, has_dsync: bool = True) -> None:
         self._log = SegmentLog(
             data_dir / "journal" / "w0",
             segment_bytes_max=SEGMENT_BYTES_MAX,
@@ -44,6 +44,7 @@ class Journal:
             is_synced=True,
             position_min=position_min,
         )
+        self._log.has_dsync &= has_dsync
 
     @property
     def first(self) -> int:

@@ -99,6 +99,40 @@ class TestData:
         os.close(fd)
         assert after_loss(disk, tmp_path) == [{"file": b"12"}]
 
+    def test_that_sync_is_for_its_own_blocks(self, disk, tmp_path):
+        """What another call wrote into other blocks stays as uncertain as it was."""
+        fd = os.open(disk.root / "file", os.O_CREAT | os.O_WRONLY)
+        sync(disk.root)
+        os.pwrite(fd, b"a" * 2 * BLOCK, 0)
+        os.pwritev(fd, [b"b"], BLOCK, os.RWF_DSYNC)
+        os.close(fd)
+        safe = b"b" + b"a" * (BLOCK - 1)
+        states = [state["file"] for state in after_loss(disk, tmp_path)]
+        assert sorted(states) == [bytes(BLOCK) + safe, b"a" * BLOCK + safe]
+
+    def test_that_sync_may_fail(self, disk, tmp_path):
+        """What was written is there then, and lost with the power whatever is synced later."""
+        fd = os.open(disk.root / "file", os.O_CREAT | os.O_WRONLY)
+        sync(disk.root)
+        disk.fail(0, errno.EIO, ("fdatasync",))
+        with pytest.raises(OSError, match="Input/output"):
+            os.pwritev(fd, [b"1"], 0, os.RWF_DSYNC)
+        assert (disk.root / "file").read_bytes() == b"1"
+        os.fsync(fd)
+        assert {"file": b"\0"} in after_loss(disk, tmp_path)
+        os.pwritev(fd, [b"1"], 0, os.RWF_DSYNC)
+        os.close(fd)
+        assert after_loss(disk, tmp_path) == [{"file": b"1"}]
+
+    def test_a_write_may_take_a_part(self, disk):
+        """As many bytes as the disk takes at once, and the caller is told how many."""
+        disk.piece_bytes_max = 2
+        fd = os.open(disk.root / "file", os.O_CREAT | os.O_WRONLY)
+        assert os.pwritev(fd, [b"a", b"bc"], 0, os.RWF_DSYNC) == 2
+        assert os.write(fd, b"x") == 1
+        os.close(fd)
+        assert (disk.root / "file").read_bytes() == b"xb"
+
     @pytest.mark.parametrize("how", ["copyfile", "write_text", "gzip"])
     def test_python_files_are_seen(self, disk, tmp_path, how):
         """What the standard library writes is recorded as what `os` writes."""

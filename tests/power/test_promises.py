@@ -218,20 +218,38 @@ class TestSlots:
             assert (state / "state" / "cursor.damaged-1").read_bytes() == b"x" * BLOCK
 
 
-class TestJournal:
-    def lines_of(self, state: Path) -> list[bytes]:
-        journal = Journal(state, position_min=0)
-        position, found = journal.first, []
-        while True:
-            start, end, lines = journal.read(position)
-            if end == start:
-                break
-            found += lines.splitlines(keepends=True)
-            position = end
-        self.damaged = journal.damaged
-        journal.close()
-        return found
+def journal_lines(state: Path) -> tuple[list[bytes], int]:
+    """Return the lines of the journal in *state*, and how many pieces of it are damaged."""
+    journal = Journal(state, position_min=0)
+    position, found = journal.first, []
+    while True:
+        start, end, lines = journal.read(position)
+        if end == start:
+            break
+        found += lines.splitlines(keepends=True)
+        position = end
+    journal.close()
+    return found, journal.damaged
 
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM])
+def test_a_kernel_that_has_no_write_with_its_own_sync(losses, code):
+    """The frame is written again and synced, as are all that follow, and none is refused."""
+    with losses.new() as disk:
+        journal = Journal(disk.root, position_min=0)
+        disk.fail(0, code, ("pwritev",))
+        expected = []
+        for number in range(3):
+            expected.append(b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * BLOCK))
+            journal.append([expected[-1]])
+            assert not disk.has_fault
+            for state in losses.states(range(4)):
+                assert journal_lines(state) == (expected, 0)
+        journal.close()
+
+
+@pytest.mark.usefixtures("sync_way")
+class TestJournal:
     def test_an_event_that_was_acknowledged(self, losses):
         """It is there, in the first segment and in those that follow."""
         with losses.new() as disk:
@@ -241,8 +259,21 @@ class TestJournal:
                 expected.append(b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * 2_500))
                 journal.append([expected[-1]])
                 for state in losses.states(range(2)):
-                    assert self.lines_of(state) == expected
+                    assert journal_lines(state)[0] == expected
             assert len(list(disk.root.rglob("*.*"))) > 2
+            journal.close()
+
+    def test_an_event_that_was_written_in_pieces(self, losses):
+        """Each piece that the kernel took is safe, not only the first."""
+        with losses.new() as disk:
+            disk.piece_bytes_max = BLOCK + 500
+            journal = Journal(disk.root, position_min=0)
+            expected = []
+            for number in range(4):
+                expected.append(b'{"n":%d,"pad":"%s"}\n' % (number, b"x" * 3 * BLOCK))
+                journal.append([expected[-1]])
+                for state in losses.states(range(4)):
+                    assert journal_lines(state)[0] == expected
             journal.close()
 
     def test_a_folder_that_a_killed_server_made(self, losses):
@@ -255,7 +286,7 @@ class TestJournal:
             journal = Journal(disk.root, position_min=0)
             journal.append([b"{}\n"])
             for state in losses.states(range(2)):
-                assert self.lines_of(state) == [b"{}\n"]
+                assert journal_lines(state)[0] == [b"{}\n"]
             disk.end_process()
 
     def test_the_id_of_a_journal(self, losses):
@@ -282,8 +313,7 @@ class TestJournal:
         with Disk(disk.root) as losses.disk:
             Journal(disk.root, position_min=0).close()
         for state in losses.states():
-            assert self.lines_of(state) == [b'{"n":1}\n']
-            assert self.damaged == 0
+            assert journal_lines(state) == ([b'{"n":1}\n'], 0)
 
 
 class TestDeadLetters:

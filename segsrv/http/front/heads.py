@@ -14,11 +14,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from segsrv.http.caller import Caller
 from segsrv.http.paths import Target
@@ -32,12 +33,12 @@ CACHED_BYTES_MAX = 16 << 20
 ENTRY_BYTES = 1_500
 """What an entry takes beside the texts of its head, about."""
 DIGEST_BYTES = 16
+NAMES_CACHED_MAX = 512
 
 # Exactly as nearly all clients write it: in another form it is found when the head is read, and
 # such a head is aiohttp's. Ten digits fit any reader's integer.
 _LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,10})\r\n", re.IGNORECASE)
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_FOLDS = (b"\r\n ", b"\r\n\t")
 # Each says something of how the body is framed or what happens to the connection.
 _ODD = frozenset(
     {
@@ -67,6 +68,7 @@ _ONCE = frozenset(
         "user-agent",
     }
 )
+_NOTABLE = _ODD | _ONCE
 
 
 class Visit:
@@ -79,6 +81,8 @@ class Visit:
 
 
 VISIT: Final = Visit()
+CONTENT_LENGTH = istr("Content-Length")
+CONTENT_ENCODING = istr("Content-Encoding")
 
 
 class Heads:
@@ -153,10 +157,6 @@ class Heads:
         return caller if caller.fault is None else VISIT
 
 
-CONTENT_LENGTH = "Content-Length"
-CONTENT_ENCODING = "Content-Encoding"
-
-
 class _Lines:
     """What llhttp tells of a head."""
 
@@ -184,7 +184,6 @@ def read_head(head: bytes, peer: str) -> Request | None:
         len(head) > HEAD_BYTES_MAX
         or head.count(b"\r\n") != lines
         or head.count(b"\r") != lines
-        or any(fold in head for fold in _FOLDS)
         or _CONTROL.search(head) is not None
     ):
         return None
@@ -194,7 +193,7 @@ def read_head(head: bytes, peer: str) -> Request | None:
         parser.feed_data(head)
     except (HttpParserError, HttpParserUpgrade):
         return None
-    # Below the request line each line is a header, but for the empty one.
+    # Below the request line each line is a header of its own, but for the empty one.
     if (
         parser.get_http_version() != "1.1"
         or len(read.headers) != lines - 2
@@ -210,21 +209,27 @@ def read_head(head: bytes, peer: str) -> Request | None:
 
 
 def _plain_headers(lines: list[tuple[bytes, bytes]]) -> CIMultiDict[str] | None:
-    headers: CIMultiDict[str] = CIMultiDict()
+    headers: list[tuple[str, str]] = []
     once = set()
     for raw_name, raw_value in lines:
-        name = raw_name.decode("ascii", "replace")
-        lower = name.lower()
+        name, lower = _name(raw_name)
         # llhttp leaves the blanks behind a value.
         value = raw_value.rstrip(b" \t").decode("utf-8", "surrogateescape")
-        if lower in _ODD or (lower == "connection" and value.lower() != "keep-alive"):
-            return None
-        if lower in _ONCE:
-            if lower in once:
+        if lower in _NOTABLE:
+            if lower in _ODD or lower in once:
+                return None
+            if lower == "connection" and value.lower() != "keep-alive":
                 return None
             once.add(lower)
-        headers.add(name, value)
-    return headers if "host" in once else None
+        headers.append((name, value))
+    return CIMultiDict(headers) if "host" in once else None
+
+
+@lru_cache(NAMES_CACHED_MAX)
+def _name(raw: bytes) -> tuple[str, str]:
+    """Return a header's name as multidict finds it fastest, and in lower case."""
+    name = raw.decode("ascii", "replace")
+    return istr(name), name.lower()
 
 
 def _is_plain_target(target: bytes) -> bool:

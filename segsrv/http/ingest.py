@@ -151,6 +151,7 @@ class Ingest:
     def _commit(self, commit: GroupCommit, taking: _Taking, outcome: Outcome) -> None:
         key = taking.key
         assert key is not None, "a request without a key has no outcome"
+        self._let_go(taking)
         if not outcome.lines and not outcome.dead_letters:
             self._committed(taking, outcome, None)
             return
@@ -166,7 +167,6 @@ class Ingest:
         if fault is not None:
             self._refuse(taking, fault)
             return
-        self.receiving.give_back(taking.held_bytes)
         caller, counters = taking.caller, self._tally.counters
         counters.answers[OK, 200, caller.kind, taking.key_id] += 1
         counters.count(caller.target.output, outcome)
@@ -176,8 +176,13 @@ class Ingest:
         taking.give(answer)
 
     def _refuse(self, taking: _Taking, fault: Exception) -> None:
-        self.receiving.give_back(taking.held_bytes)
+        self._let_go(taking)
         taking.give(self._failed(taking.caller, taking.key_id, fault))
+
+    def _let_go(self, taking: _Taking) -> None:
+        """Take the body off the count of those that wait."""
+        self.receiving.give_back(taking.held_bytes)
+        taking.held_bytes = 0
 
     def _failed(self, caller: Caller, key_id: str, fault: Exception) -> Answer:
         if isinstance(fault, MemoryError):

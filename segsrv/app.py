@@ -48,6 +48,7 @@ class _Operated:
 
 
 STATION = web.AppKey("segsrv_station", Station)
+INGEST = web.AppKey("segsrv_ingest", Ingest)
 _OPERATED = web.AppKey("segsrv_operated", _Operated)
 
 
@@ -96,6 +97,7 @@ def create_app(
     app = web.Application(client_max_size=settings.body_bytes_max)
     app[TALLY] = tally
     app[STATION] = station
+    app[INGEST] = ingest
     app.cleanup_ctx.append(_journal(station, ingest))
     app.cleanup_ctx.append(_background(settings, peers, health, databases, pipeline))
     app.on_shutdown.append(health.stop)

@@ -16,10 +16,12 @@ import uvloop
 from aiohttp import web
 
 from segsrv import allocator
-from segsrv.app import STATION, create_app, create_ops_app
+from segsrv.app import INGEST, STATION, create_app, create_ops_app
 from segsrv.board import Board
 from segsrv.errors import Overloaded, SegsrvError
 from segsrv.http.connection import Connection
+from segsrv.http.front.front import Front
+from segsrv.http.ingest import Ingest
 from segsrv.http.refused_connection import RefusedConnection, refusal_text
 from segsrv.http.tally import TALLY, Tally
 from segsrv.process.listening import Listeners
@@ -138,11 +140,13 @@ async def _listening(
     """
     runner = web.AppRunner(app, shutdown_timeout=settings.shutdown_grace_s)
     await runner.setup()
+    # Other applications take no events.
+    ingest = app.get(INGEST) if settings.front == "raw" else None
     watch = listening = None
     try:
         room = find_room()
         listening = await asyncio.get_running_loop().create_server(
-            _limited(runner.server, settings, room, tally),
+            _limited(runner.server, settings, room, tally, ingest),
             sock=listener,
             backlog=room.backlog,
             ssl=certificate.context if certificate else None,
@@ -167,7 +171,7 @@ def _public_room(settings: Settings) -> Room:
 
 
 def _limited(
-    server: web.Server | None, settings: Settings, room: Room, tally: Tally
+    server: web.Server | None, settings: Settings, room: Room, tally: Tally, ingest: Ingest | None
 ) -> Callable[[], asyncio.Protocol]:
     """Return a protocol factory that turns connections above the limit away with a 503."""
     assert server is not None
@@ -181,12 +185,16 @@ def _limited(
         "keepalive_timeout": settings.keepalive_timeout_s,
     }
 
+    front = None if ingest is None else Front(server, ingest, settings, loop, options)
+
     def count(peer: str) -> None:
         tally.refused(fault, "other", "", peer)
 
     def accept() -> asyncio.Protocol:
         if len(server.connections) >= room.connections:
             return RefusedConnection(refusal, count, waiting_max=room.refusals)
+        if front is not None:
+            return front()
         return Connection(server, loop=loop, **options)
 
     return accept

@@ -27,6 +27,7 @@ Privacy = Literal["keep", "strict", "comply"]
 StoredKey = Literal["secret", "id", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 FileRotate = Literal["day", "hour"]
+Front = Literal["raw", "aiohttp"]
 FileCompress = Literal["none", "gzip", "zstd"]
 FileMode = Literal["0600", "0640", "0644", "0660", "0664"]
 
@@ -71,6 +72,9 @@ class Settings:
         "fsync", "what a 200 means: fsync (on stable storage), write (handed to the kernel), memory"
     )
 
+    front: Front = option(
+        "raw", "what reads requests first: raw (fast, hands over what is unusual) or aiohttp alone"
+    )
     event_bytes_max: int = option(1_000_000, "one stored event", low=1_000, high=64 * MIB)
     body_bytes_max: int = option(4 * MIB, "one body, decompressed", low=1_000, high=256 * MIB)
     batch_events_max: int = option(2_500, "events in one batch", low=1, high=100_000)

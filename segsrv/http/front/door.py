@@ -1,0 +1,466 @@
+"""The front door: takes the requests that SDKs send all day from the bytes of a connection.
+
+A POST to an ingest path with a plain head goes to `Ingest` without a task, a future or a request
+object of its own. For everything else a guest is let in: aiohttp's side of the connection. A guest
+that is given one whole request of a plain form leaves when that is answered. Another stays for
+good: for what is framed in another way, broken, or not whole within a moment, it has the rules,
+the limits and the answers. The door stands between it and the transport then, and passes all on.
+
+Reading pauses while there is something that can't be taken yet: while a guest works, while the
+client does not read its answers, and while many of its requests are under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from aiohttp.tcp_helpers import tcp_keepalive
+
+from segsrv.errors import Overloaded
+from segsrv.http.answers import Answer
+from segsrv.http.front.heads import HEAD_BYTES_MAX, Visit
+
+if TYPE_CHECKING:
+    from segsrv.http.caller import Caller
+    from segsrv.http.front.front import Front
+    from segsrv.http.front.guest import Guest
+
+REQUESTS_MAX = 32
+"""Of one connection that are under way; as many as aiohttp lets wait."""
+LARGE_BYTES = 16 << 10
+"""While a larger body is under way, nothing behind it is taken: they would add up in memory."""
+WORK_BYTES_MAX = 64 << 10
+"""Of one connection are worked on in a row; then the loop serves the others."""
+POST = b"POST "
+
+
+class Door(asyncio.Protocol):
+    """One connection."""
+
+    __slots__ = (
+        "_body_pieces",
+        "_body_size",
+        "_caller",
+        "_ended",
+        "_exchanges",
+        "_front",
+        "_guest",
+        "_has_large",
+        "_head",
+        "_idle_since_s",
+        "_idle_timer",
+        "_is_closing",
+        "_is_guest_staying",
+        "_is_half_closed",
+        "_is_held",
+        "_is_waiting",
+        "_is_working",
+        "_is_writing_paused",
+        "_loop",
+        "_missing_bytes",
+        "_needs_quiet",
+        "_peer",
+        "_rest",
+        "_slow_timer",
+        "_transport",
+        "_waiting_since_s",
+    )
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._loop = front.loop
+        self._transport: asyncio.Transport | None = None
+        self._peer = b""
+        # Requests under way, in the order of their coming.
+        self._exchanges: deque[_Exchange] = deque()
+        # Bytes that were read and not used yet.
+        self._rest = b""
+        # The body that is being received, and what its head was.
+        self._missing_bytes = 0
+        self._body_pieces: list[bytes] = []
+        self._body_size = 0
+        self._head = b""
+        self._caller: Caller | Visit | None = None
+
+        self._guest: Guest | None = None
+        self._is_guest_staying = False
+        # `_rest` has to wait, until no request is under way if it needs that.
+        self._is_held = False
+        self._has_large = False
+        self._needs_quiet = False
+        self._is_working = False
+        self._is_writing_paused = False
+        self._is_half_closed = False
+        self._is_closing = False
+        self._ended: asyncio.Future[None] | None = None
+        # For the rest of a request that is begun.
+        self._is_waiting = False
+        self._waiting_since_s = 0.0
+        self._slow_timer: asyncio.TimerHandle | None = None
+        self._idle_since_s = 0.0
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    # What the loop says.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are of no class of asyncio's.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        tcp_keepalive(transport)
+        peer = transport.get_extra_info("peername")
+        if peer is not None:
+            text = str(peer[0]) if isinstance(peer, tuple | list) else str(peer)
+            self._peer = text.encode("utf-8", "surrogateescape")
+        self._front.made(self, transport)
+        self._idle_since_s = self._loop.time()
+        self._idle_timer = self._loop.call_later(self._front.idle_s, self._check_idle)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_guest_staying:
+            assert self._guest is not None
+            self._guest.data_received(data)
+        elif self._missing_bytes:
+            self._receive_body(data)
+        elif self._is_held:
+            # A guest may have resumed reading.
+            self._rest += data
+            self._pause_reading()
+        elif self._rest:
+            data, self._rest = self._rest + data, b""
+            self._work(data)
+        else:
+            self._work(data)
+
+    def eof_received(self) -> bool | None:
+        """Keep the connection open for the answers to whole requests; True says so.
+
+        Over TLS that can't be had: asyncio closes the connection whatever is said here.
+        """
+        transport = self._transport
+        if transport is None or transport.get_extra_info("sslcontext") is not None:
+            return None
+        if self._is_guest_staying:
+            assert self._guest is not None
+            return self._guest.eof_received()
+        self._is_half_closed = True
+        if self._missing_bytes:
+            # The rest of it will never come.
+            self._forget_body()
+        if not self._exchanges and self._guest is None and not self._rest:
+            return None
+        self._settle()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._front.lost(self)
+        self._transport = None
+        self._forget_body()
+        self._rest = b""
+        for timer in (self._idle_timer, self._slow_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._guest is not None:
+            self._guest.connection_lost(error)
+        self._end()
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+        if self._guest is not None:
+            self._guest.pause_writing()
+        else:
+            self._pause_reading()
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        if self._guest is not None:
+            if self._guest.writing_paused:
+                self._guest.resume_writing()
+            return
+        if not self._is_held:
+            self._resume_reading()
+        self._settle()
+
+    # What the server says; it knows this connection as one of aiohttp's.
+
+    @property
+    def _task_handler(self) -> asyncio.Task[None] | None:
+        """The task whose end is waited for when the connection is lost."""
+        return None if self._guest is None else self._guest.task
+
+    def close(self) -> None:
+        """Take nothing more; what is under way is answered, and then the connection closes."""
+        self._is_closing = True
+        if self._guest is not None:
+            self._guest.close()
+        else:
+            self._settle()
+
+    async def shutdown(self, timeout_s: float | None = None) -> None:
+        """Close, and wait so long for the answers that are under way."""
+        self.close()
+        if self._guest is not None:
+            await self._guest.shutdown(timeout_s)
+        elif self._transport is not None and not self._transport.is_closing():
+            self._ended = self._loop.create_future()
+            await asyncio.wait([self._ended], timeout=timeout_s)
+        if self._transport is not None:
+            self._transport.close()
+
+    # What comes in.
+
+    def _work(self, data: bytes) -> None:
+        """Take all requests that *data* has, as far as that can be done now."""
+        self._is_working = True
+        try:
+            start = 0
+            while start < len(data):
+                start = self._work_on(data, start)
+                if WORK_BYTES_MAX <= start < len(data):
+                    self._hold(data[start:])
+                    self._loop.call_soon(self._settle)
+                    break
+        finally:
+            self._is_working = False
+
+    def _work_on(self, data: bytes, start: int) -> int:
+        """Take the request that begins at *start*; return where the next one does."""
+        exchanges, size = self._exchanges, len(data)
+        if self._is_writing_paused or self._is_closing or len(exchanges) >= REQUESTS_MAX:
+            self._hold(data[start:])
+            return size
+        if self._has_large:
+            self._hold(data[start:], needs_quiet=True)
+            return size
+        end = data.find(b"\r\n\r\n", start)
+        if end < 0:
+            begun = data[start : start + len(POST)]
+            if size - start > HEAD_BYTES_MAX or not POST.startswith(begun):
+                self._let_in(data[start:])
+            else:
+                self._rest = data[start:]
+                self._wait(is_same=start == 0)
+            return size
+        found = self._front.heads.find(self._peer, data, start, end)
+        if found is None:
+            self._let_in(data[start:])
+            return size
+        caller, body_bytes = found
+        body_start = end + 4
+        stop = body_start + body_bytes
+        if stop > size:
+            self._head, self._caller = data[start:body_start], caller
+            self._missing_bytes = body_bytes
+            self._wait(is_same=start == 0)
+            self._receive_body(data[body_start:])
+            return size
+        self._is_waiting = False
+        if isinstance(caller, Visit):
+            self._let_visit(data[start:stop], data[stop:])
+            return size
+        self._take(caller, data[body_start:stop])
+        return stop
+
+    def _take(self, caller: Caller, body: bytes) -> None:
+        if len(body) > LARGE_BYTES:
+            self._has_large = True
+        exchange = _Exchange(self)
+        self._exchanges.append(exchange)
+        self._front.take(caller, body, exchange.give)
+
+    def _receive_body(self, data: bytes) -> None:
+        size, missing = len(data), self._missing_bytes
+        if size < missing:
+            self._body_pieces.append(data)
+            self._body_size += size
+            self._missing_bytes -= size
+            try:
+                self._front.receiving.add(size)
+            except Overloaded:
+                # A guest finds the same, and says so.
+                self._let_in(self._unused())
+            return
+        body = b"".join((*self._body_pieces, data[:missing] if size > missing else data))
+        caller, head = self._caller, self._head
+        self._forget_body()
+        self._is_waiting = False
+        rest = data[missing:]
+        if caller is None or isinstance(caller, Visit):
+            self._let_visit(head + body, rest)
+            return
+        self._take(caller, body)
+        self._work(rest)
+
+    def _unused(self) -> bytes:
+        """Return all bytes of a request that is begun, and forget them."""
+        if not self._missing_bytes:
+            data, self._rest = self._rest, b""
+            return data
+        data = b"".join((self._head, *self._body_pieces))
+        self._forget_body()
+        return data
+
+    def _forget_body(self) -> None:
+        self._front.receiving.give_back(self._body_size)
+        self._body_pieces = []
+        self._body_size = self._missing_bytes = 0
+        self._head, self._caller = b"", None
+
+    # What has to wait.
+
+    def _hold(self, rest: bytes, *, needs_quiet: bool = False) -> None:
+        self._rest = rest
+        self._is_held = True
+        self._needs_quiet = needs_quiet
+        self._pause_reading()
+
+    def _settle(self) -> None:
+        """Do what had to wait and need not any more."""
+        transport = self._transport
+        if transport is None or self._guest is not None or self._is_working:
+            return
+        is_quiet = not self._exchanges and not self._missing_bytes
+        if self._is_closing:
+            if is_quiet:
+                transport.close()
+                self._end()
+            return
+        can_go_on = is_quiet if self._needs_quiet else len(self._exchanges) <= REQUESTS_MAX // 2
+        if self._is_held and can_go_on and not self._is_writing_paused:
+            self._is_held = self._needs_quiet = False
+            rest, self._rest = self._rest, b""
+            self._work(rest)
+            if not self._is_held:
+                self._resume_reading()
+        if self._is_half_closed and not self._is_held and self._guest is None:
+            self._forget_body()
+            if self._exchanges:
+                return
+            if self._rest:
+                self._let_in(self._unused())
+            else:
+                transport.close()
+
+    def _wait(self, *, is_same: bool) -> None:
+        """Wait for the rest of a request, *is_same* if that is what has been waited for."""
+        if not (self._is_waiting and is_same):
+            self._is_waiting = True
+            self._waiting_since_s = self._loop.time()
+        if self._slow_timer is None:
+            self._slow_timer = self._loop.call_later(self._front.slow_s, self._check_slow)
+
+    def _check_slow(self) -> None:
+        self._slow_timer = None
+        if not self._is_waiting or self._guest is not None:
+            return
+        left_s = self._waiting_since_s + self._front.slow_s - self._loop.time()
+        if left_s > 0 or self._exchanges or self._is_held or self._is_closing:
+            again_s = left_s if left_s > 0 else self._front.slow_s
+            self._slow_timer = self._loop.call_later(again_s, self._check_slow)
+        else:
+            self._let_in(self._unused())
+
+    def _check_idle(self) -> None:
+        self._idle_timer = None
+        transport = self._transport
+        if transport is None or self._is_guest_staying:
+            return
+        idle_s = self._front.idle_s
+        left_s = self._idle_since_s + idle_s - self._loop.time()
+        is_idle = not (self._exchanges or self._missing_bytes or self._is_held)
+        if is_idle and left_s <= 0:
+            transport.close()
+            return
+        again_s = left_s if left_s > 0 else idle_s
+        self._idle_timer = self._loop.call_later(again_s, self._check_idle)
+
+    def _pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._is_half_closed:
+            return
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _end(self) -> None:
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    # Answers and guests.
+
+    def answered(self) -> None:
+        """Write the answers that are there, in the order of the requests."""
+        exchanges, transport = self._exchanges, self._transport
+        while exchanges and (answer := exchanges[0].answer) is not None:
+            exchanges.popleft()
+            if transport is not None:
+                is_last = self._is_closing and not exchanges and not self._missing_bytes
+                transport.write(answer.render(is_last=is_last))
+        if not exchanges:
+            self._has_large = False
+            self._idle_since_s = self._loop.time()
+        if self._is_held or self._is_half_closed or self._is_closing:
+            self._settle()
+
+    def _let_visit(self, request: bytes, rest: bytes) -> None:
+        """Have a guest answer one whole request, when all before it are answered."""
+        assert self._transport is not None
+        if self._exchanges:
+            self._hold(request + rest, needs_quiet=True)
+            return
+        self._hold(rest)
+        self._guest = guest = self._front.guest(self.guest_answered)
+        guest.connection_made(self._transport)
+        guest.data_received(request)
+
+    def guest_answered(self, *, can_leave: bool) -> None:
+        """Go on without the guest, or with it if there is more that it has to do."""
+        assert self._guest is not None
+        if self._is_guest_staying:
+            return
+        if can_leave:
+            self._guest.leave()
+            self._guest = None
+            self._idle_since_s = self._loop.time()
+            self._settle()
+        else:
+            rest, self._rest = self._rest, b""
+            self._stay(self._guest, rest)
+
+    def _let_in(self, data: bytes) -> None:
+        """Let a guest have all from here on, when what came before is answered."""
+        assert self._transport is not None
+        if self._exchanges:
+            self._hold(data, needs_quiet=True)
+            return
+        self._guest = guest = self._front.guest(self.guest_answered)
+        guest.connection_made(self._transport)
+        if self._is_writing_paused:
+            guest.pause_writing()
+        self._stay(guest, data)
+
+    def _stay(self, guest: Guest, data: bytes) -> None:
+        self._is_guest_staying = True
+        self._is_held = self._is_waiting = False
+        if not guest.is_reading_paused:
+            self._resume_reading()
+        if data:
+            guest.data_received(data)
+        if self._is_half_closed and not guest.eof_received() and self._transport is not None:
+            self._transport.close()
+
+
+class _Exchange:
+    """A request under way, and its answer as soon as there is one."""
+
+    __slots__ = ("_door", "answer")
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self.answer: Answer | None = None
+
+    def give(self, answer: Answer) -> None:
+        self.answer = answer
+        self._door.answered()

@@ -39,18 +39,19 @@ def parse(
     body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int, takes_array: bool = False
 ) -> Payload:
     """Do what `parsing` does, in one go."""
-    steps = parsing(
-        body,
-        batch_events_max=batch_events_max,
-        batch_shared_bytes_max=batch_shared_bytes_max,
-        takes_array=takes_array,
-    )
+    try:
+        data = _loads(body)
+    except orjson.JSONDecodeError as error:
+        data = _in_one_go(_parse_tolerantly(body, error))
+    return _payload(data, batch_events_max, batch_shared_bytes_max, takes_array=takes_array)
+
+
+def _in_one_go(steps: Generator[None, None, Any]) -> Any:
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            payload: Payload = end.value
-            return payload
+            return end.value
 
 
 def parsing(
@@ -71,23 +72,26 @@ def parsing(
         data = _loads(body)
     except orjson.JSONDecodeError as error:
         data = yield from _parse_tolerantly(body, error)
+    return _payload(data, batch_events_max, batch_shared_bytes_max, takes_array=takes_array)
+
+
+def _payload(data: Any, events_max: int, shared_bytes_max: int, *, takes_array: bool) -> Payload:
+    # Where an array is how events are sent together, "batch" is a field like any other.
+    if data.__class__ is dict and (takes_array or "batch" not in data):
+        return Payload([data], is_batch=False, write_key=write_key_of(data))
     if takes_array and data.__class__ is list:
-        _check_length(data, batch_events_max)
-        return Payload(items=data, is_batch=True, write_key=_write_key_of_items(data))
+        _check_length(data, events_max)
+        return Payload(data, is_batch=True, write_key=_write_key_of_items(data))
     if data.__class__ is not dict:
         wanted = "object or array" if takes_array else "object"
         raise BadRequest(
             f"the body must be a JSON {wanted}, not {_kind(data)}", code="invalid_body"
         )
-    # Where an array is how events are sent together, "batch" is a field like any other.
-    if takes_array or "batch" not in data:
-        return Payload(items=[data], is_batch=False, write_key=write_key_of(data))
-
     batch = data["batch"]
     if batch.__class__ is not list:
         raise BadRequest(f'"batch" must be an array, not {_kind(batch)}', code="invalid_batch")
-    _check_length(batch, batch_events_max)
-    return _batch_payload(data, batch, batch_shared_bytes_max)
+    _check_length(batch, events_max)
+    return _batch_payload(data, batch, shared_bytes_max)
 
 
 def _loads(body: bytes) -> Any:

@@ -28,6 +28,8 @@ JSON can't hold it: then it is refused when the event is written."""
 Place = tuple[str, Found, str | None]
 """Of an address and the request's user agent: their hash, the location, its country."""
 
+NONE_KNOWN: dict[str, Place] = {}
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -105,26 +107,41 @@ class UserAgentParts:
 
 
 class Places:
-    """What is made of an address and the request's user agent."""
+    """What is made of an address and the request's user agent.
+
+    `newer` has them by user agent and then by address; what it lacks, `find` may have.
+    """
 
     def __init__(self, locate: Lookup, hits: Hits) -> None:
-        self.cache: Cache[tuple[str, str], Place] = Cache(
-            entries_max=ENTRIES_MAX, bytes_max=BYTES_MAX
-        )
+        self.newer: dict[str, dict[str, Place]] = {}
         self.locate = locate
+        self._older: dict[str, dict[str, Place]] = {}
+        self._entries = self._bytes = 0
         self._hits = hits
 
     def find(self, source: str, user_agent: str) -> Place:
-        """Return what is known of the two, which `cache.newer` lacks; *source* may be empty."""
-        key = source, user_agent
-        place = self.cache.get(key)
+        """Return what is known of the two; *source* may be empty."""
+        place = self.newer.get(user_agent, NONE_KNOWN).get(source)
+        if place is not None:
+            self._hits.locations += 1
+            return place
+        place = self._older.get(user_agent, NONE_KNOWN).get(source)
         if place is None:
             place = self._place(source, user_agent)
         else:
             self._hits.locations += 1
         if len(source) <= ADDRESS_CHARS_MAX and source.isascii() and is_cached(user_agent):
-            self.cache.keep(key, place, len(source) + len(user_agent) + _found_bytes(place[1]))
+            self._keep(source, user_agent, place)
         return place
+
+    def _keep(self, source: str, user_agent: str, place: Place) -> None:
+        entry_bytes = ENTRY_BYTES + len(source) + len(user_agent) + _found_bytes(place[1])
+        if self._entries >= ENTRIES_MAX // 2 or self._bytes + entry_bytes > BYTES_MAX // 2:
+            self._older, self.newer = self.newer, {}
+            self._entries = self._bytes = 0
+        self.newer.setdefault(user_agent, {})[source] = place
+        self._entries += 1
+        self._bytes += entry_bytes
 
     def _place(self, source: str, user_agent: str) -> Place:
         # The escapes stand for bytes of the header that are no UTF-8: they are hashed as sent.
@@ -132,6 +149,9 @@ class Places:
         hashed = md5(identity, usedforsecurity=False).hexdigest()
         fields = self.locate(source) if source else None
         return hashed, _ready(fields), fields.get("country") if fields else None
+
+    def __len__(self) -> int:
+        return sum(map(len, (*self.newer.values(), *self._older.values())))
 
 
 class Lookups:

@@ -15,7 +15,7 @@ import orjson
 from segsrv.events.batches import Batch
 from segsrv.events.clock import correct_timestamp
 from segsrv.events.formats import Format
-from segsrv.events.lookups import Lookups
+from segsrv.events.lookups import NONE_KNOWN, Lookups
 from segsrv.events.outcome import Outcome, refuse
 from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import (
@@ -52,10 +52,11 @@ def store(  # noqa: PLR0915
     """Take the last *count* of *items*, one by one, and add what becomes of them to *outcome*."""
     dumps, encode_error = orjson.dumps, orjson.JSONEncodeError
     add_line, add_id, add_kind = outcome.lines.append, outcome.ids.append, outcome.kinds.append
-    known_agents, known_places = lookups.user_agents.cache.newer, lookups.places.cache.newer
-    find_agent, find_place = lookups.user_agents.find, lookups.places.find
+    places, find_agent = lookups.places, lookups.user_agents.find
+    known_agents = lookups.user_agents.cache.newer
     zones, timestamp = moment.zones, moment.timestamp
     api_key, address, agent = sender.api_key, sender.address, sender.user_agent
+    known_places = places.newer.get(agent, NONE_KNOWN)
     is_client, path_type = sender.is_client, sender.event_type
     gives_agent = sender.gives_user_agent and agent != ""
     corrects = sender.correct_timestamps
@@ -199,7 +200,9 @@ def store(  # noqa: PLR0915
         if "timezone" in event:
             zone = event.pop("timezone")
             if zone.__class__ is str:
-                offset = zones[zone] if zone in zones else moment.offset_of(zone)
+                offset = zones.get(zone)
+                if offset is None:
+                    offset = moment.offset_of(zone)
                 if offset is not None:
                     tracker_of(event, nests=nests)["local_tz_offset"] = offset
         if "screen" in event:
@@ -249,9 +252,10 @@ def store(  # noqa: PLR0915
         if event.get("_timestamp") is None:
             event["_timestamp"] = timestamp
 
-        place = known_places.get((source, agent))
+        place = known_places.get(source)
         if place is None:
-            place = find_place(source, agent)
+            place = places.find(source, agent)
+            known_places = places.newer.get(agent, NONE_KNOWN)
         else:
             place_hits += 1
         user = None if tracker is None else tracker.get("user")

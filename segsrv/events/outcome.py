@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -13,7 +12,6 @@ from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import line_of
 
 
-@dataclass(slots=True)
 class Outcome:
     """What became of a body: stored lines (each ends with a newline) and items set aside.
 
@@ -21,18 +19,33 @@ class Outcome:
     `other`; `types` counts them. `reasons` counts items set aside; `dead_letters` are lines too.
     """
 
-    received_ms: int = 0
-    lines: list[bytes] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
-    types: dict[str, int] = field(default_factory=dict)
-    dead_letters: list[bytes] = field(default_factory=list)
-    reasons: dict[str, int] = field(default_factory=dict)
-    delete_cookie: bool = False
+    __slots__ = (
+        "dead_letters",
+        "delete_cookie",
+        "ids",
+        "kinds",
+        "lines",
+        "reasons",
+        "received_ms",
+        "types",
+    )
+
+    def __init__(self, received_ms: int = 0) -> None:
+        self.received_ms = received_ms
+        self.lines: list[bytes] = []
+        self.ids: list[str] = []
+        self.kinds: list[str] = []
+        self.types: dict[str, int] = {}
+        self.dead_letters: list[bytes] = []
+        self.reasons: dict[str, int] = {}
+        self.delete_cookie = False
 
     def count_types(self) -> None:
         """Count `kinds`, once all are there."""
         kinds = self.kinds
+        if len(kinds) == 1:
+            self.types = {kinds[0]: 1}
+            return
         self.types = {kind: kinds.count(kind) for kind in set(kinds)}
 
 

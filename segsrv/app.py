@@ -88,7 +88,7 @@ def create_app(
     peers = _peers(settings, worker, has_delivery=board is not None)
     health = Health(
         station,
-        Metrics(counters, station, user_agents, databases, peers),
+        Metrics(counters, station, user_agents, databases, peers, pipeline.hits),
         peers,
         retry_after_s=settings.retry_after_s,
         is_apart=bool(settings.ops_listen),

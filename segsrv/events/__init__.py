@@ -1,9 +1,11 @@
 """From body bytes to stored lines: parse, map, enrich, serialise. Pure: no asyncio, no I/O."""
 
-from segsrv.events.finish import Sender
 from segsrv.events.formats import COMPAT, FLAT, FORMATS, TRACKER, Format
+from segsrv.events.outcome import Outcome
 from segsrv.events.payload import Payload, parse, parsing
-from segsrv.events.pipeline import EVENT_TYPES, Outcome, Pipeline
+from segsrv.events.pipeline import Pipeline
+from segsrv.events.sender import Sender
+from segsrv.events.steps import EVENT_TYPES
 
 __all__ = [
     "COMPAT",

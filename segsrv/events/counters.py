@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segsrv.events.formats import Format
-from segsrv.events.pipeline import Outcome
+from segsrv.events.outcome import Outcome
 
 PathKind = Literal[
     "batch",

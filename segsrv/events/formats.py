@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from segsrv.events.compat import map_compat
-from segsrv.events.flat import map_flat
+from segsrv.events.reference.compat import map_compat
+from segsrv.events.reference.flat import map_flat
 from segsrv.events.shapes import Event
 
 
@@ -16,15 +16,22 @@ class Format:
 
     `map_event` consumes the event that it is given. `nests_tracker_fields` says whether fields that
     are not the client's own, such as the time zone's offset, go into `eventn_ctx` or to the root.
+    `is_of_segment` says that the rules for Segment events make it, which the fused loop knows.
     """
 
     name: str
     map_event: Callable[[Event], Event]
     nests_tracker_fields: bool
+    is_of_segment: bool
 
 
-FLAT = Format(name="flat", map_event=map_flat, nests_tracker_fields=False)
-COMPAT = Format(name="compat", map_event=map_compat, nests_tracker_fields=True)
-TRACKER = Format(name="tracker", map_event=lambda event: event, nests_tracker_fields=False)
+FLAT = Format(name="flat", map_event=map_flat, nests_tracker_fields=False, is_of_segment=True)
+COMPAT = Format(name="compat", map_event=map_compat, nests_tracker_fields=True, is_of_segment=True)
+TRACKER = Format(
+    name="tracker",
+    map_event=lambda event: event,
+    nests_tracker_fields=False,
+    is_of_segment=False,
+)
 """For events that are stored events already, as Jitsu's older tracker makes them: none is moved."""
 FORMATS = (FLAT, COMPAT, TRACKER)

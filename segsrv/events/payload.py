@@ -39,18 +39,22 @@ def parse(
     body: bytes, *, batch_events_max: int, batch_shared_bytes_max: int, takes_array: bool = False
 ) -> Payload:
     """Do what `parsing` does, in one go."""
-    steps = parsing(
-        body,
-        batch_events_max=batch_events_max,
-        batch_shared_bytes_max=batch_shared_bytes_max,
-        takes_array=takes_array,
-    )
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        data = _in_one_go(_parse_tolerantly(body, error))
+    # Where an array is how events are sent together, "batch" is a field like any other.
+    if data.__class__ is dict and (takes_array or "batch" not in data):
+        return Payload([data], False, write_key_of(data))
+    return _batch(data, batch_events_max, batch_shared_bytes_max, takes_array=takes_array)
+
+
+def _in_one_go(steps: Generator[None, None, Any]) -> Any:
     while True:
         try:
             next(steps)
         except StopIteration as end:
-            payload: Payload = end.value
-            return payload
+            return end.value
 
 
 def parsing(
@@ -68,35 +72,28 @@ def parsing(
 
     """
     try:
-        data = _loads(body)
+        data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         data = yield from _parse_tolerantly(body, error)
+    if data.__class__ is dict and (takes_array or "batch" not in data):
+        return Payload([data], False, write_key_of(data))
+    return _batch(data, batch_events_max, batch_shared_bytes_max, takes_array=takes_array)
+
+
+def _batch(data: Any, events_max: int, shared_bytes_max: int, *, takes_array: bool) -> Payload:
     if takes_array and data.__class__ is list:
-        _check_length(data, batch_events_max)
-        return Payload(items=data, is_batch=True, write_key=_write_key_of_items(data))
+        _check_length(data, events_max)
+        return Payload(data, is_batch=True, write_key=_write_key_of_items(data))
     if data.__class__ is not dict:
         wanted = "object or array" if takes_array else "object"
         raise BadRequest(
             f"the body must be a JSON {wanted}, not {_kind(data)}", code="invalid_body"
         )
-    # Where an array is how events are sent together, "batch" is a field like any other.
-    if takes_array or "batch" not in data:
-        return Payload(items=[data], is_batch=False, write_key=write_key_of(data))
-
     batch = data["batch"]
     if batch.__class__ is not list:
         raise BadRequest(f'"batch" must be an array, not {_kind(batch)}', code="invalid_batch")
-    _check_length(batch, batch_events_max)
-    return _batch_payload(data, batch, batch_shared_bytes_max)
-
-
-def _loads(body: bytes) -> Any:
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        if error.msg.startswith(OUT_OF_MEMORY):
-            raise MemoryError(error.msg) from None
-        raise
+    _check_length(batch, events_max)
+    return _batch_payload(data, batch, shared_bytes_max)
 
 
 def _check_length(batch: list[Any], events_max: int) -> None:
@@ -163,8 +160,11 @@ def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Generator[
 
     Raises:
         BadRequest: The body is not JSON when it is mended either, or too long for that.
+        MemoryError: There is not enough memory.
 
     """
+    if reason.msg.startswith(OUT_OF_MEMORY):
+        raise MemoryError(reason.msg) from None
     if "depth limit" in reason.msg:
         raise BadRequest("the JSON is nested too deeply", code="invalid_json") from reason
     text = f"not valid JSON: {reason.msg}: line {reason.lineno} column {reason.colno}"
@@ -175,8 +175,10 @@ def _parse_tolerantly(body: bytes, reason: orjson.JSONDecodeError) -> Generator[
     body = yield from mended(body)
     yield
     try:
-        return _loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        if error.msg.startswith(OUT_OF_MEMORY):
+            raise MemoryError(error.msg) from None
         raise BadRequest(text, code="invalid_json") from error
 
 

@@ -36,7 +36,7 @@ class UserAgents:
 
     def parse(self, text: str) -> dict[str, Any] | None:
         """Return the fields recognised in *text*, or None; the dict is shared: never change it."""
-        if _is_cached(text):
+        if is_cached(text):
             return self.cached(text)
         return self._parse(text) if len(text) <= USER_AGENT_CHARS_MAX else None
 
@@ -81,7 +81,7 @@ def long_ones_once(parse: Lookup) -> Lookup:
     known: dict[str, dict[str, Any] | None] = {}
 
     def parse_once(text: str) -> dict[str, Any] | None:
-        if _is_cached(text):
+        if is_cached(text):
             return parse(text)
         if len(text) > USER_AGENT_CHARS_MAX:
             return None
@@ -92,6 +92,6 @@ def long_ones_once(parse: Lookup) -> Lookup:
     return parse_once
 
 
-def _is_cached(text: str) -> bool:
+def is_cached(text: str) -> bool:
     # Other than ASCII takes up to eight times the memory, and no client's own text has it.
     return len(text) <= CACHED_CHARS_MAX and text.isascii()

@@ -12,6 +12,7 @@ from prometheus_client.registry import CollectorRegistry
 from segsrv.delivery.station import Station
 from segsrv.errors import Unavailable
 from segsrv.events.counters import Counters
+from segsrv.events.lookups import Hits
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
 from segsrv.journal.commit_stats import COMMIT_SECONDS_BOUNDS
@@ -33,12 +34,14 @@ class Metrics:
         user_agents: UserAgents,
         databases: Databases,
         peers: Peers,
+        hits: Hits,
     ) -> None:
         self._counters = counters
         self._station = station
         self._user_agents = user_agents
         self._databases = databases
         self._peers = peers
+        self._hits = hits
 
     def render(self, own: list[Family], others: Mapping[str, Report]) -> bytes:
         """Return *own* figures and those of *others*, by their names, as Prometheus text."""
@@ -94,8 +97,13 @@ class Metrics:
             yield from sink_families(self._station.delivery)
 
     def _cache_families(self) -> Iterator[Family]:
-        info = self._user_agents.cached.cache_info()
-        hits = (({"cache": "user_agent"}, info.hits), ({"cache": "geoip"}, self._databases.hits))
+        # What the pipeline found among the latest look-ups never came to the caches behind it.
+        info, latest = self._user_agents.cached.cache_info(), self._hits
+        locations = latest.locations if self._databases.paths else 0
+        hits = (
+            ({"cache": "user_agent"}, info.hits + latest.user_agents),
+            ({"cache": "geoip"}, self._databases.hits + locations),
+        )
         misses = (
             ({"cache": "user_agent"}, info.misses),
             ({"cache": "geoip"}, self._databases.misses),

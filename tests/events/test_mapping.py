@@ -4,8 +4,8 @@ from copy import deepcopy
 
 import pytest
 
-from segsrv.events.compat import map_compat
-from segsrv.events.flat import map_flat
+from segsrv.events.reference.compat import map_compat
+from segsrv.events.reference.flat import map_flat
 from tests.events.rule_table import COMPAT_RULES, FLAT_RULES, run_table
 
 MAPPERS = {"flat": map_flat, "compat": map_compat}

@@ -6,8 +6,8 @@ import orjson
 import pytest
 from hypothesis import given, settings
 
-from segsrv.events.compat import map_compat
-from segsrv.events.flat import map_flat
+from segsrv.events.reference.compat import map_compat
+from segsrv.events.reference.flat import map_flat
 from tests.events.event_strategies import EVENTS
 from tests.events.rule_table import COMPAT_RULES, FLAT_RULES, run_table
 

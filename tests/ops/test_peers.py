@@ -9,6 +9,7 @@ import time
 from segsrv import Settings
 from segsrv.delivery.station import Station
 from segsrv.events.counters import Counters
+from segsrv.events.lookups import Hits
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
 from segsrv.ops.health import Health
@@ -53,7 +54,7 @@ async def healthy(tmp_path, peers):
     await station.start()
     databases = Databases((), entries_max=1, copy_dir=None)
     user_agents = UserAgents(entries_max=1, bot_words=())
-    metrics = Metrics(Counters(), station, user_agents, databases, peers)
+    metrics = Metrics(Counters(), station, user_agents, databases, peers, Hits())
     try:
         yield Health(station, metrics, peers, retry_after_s=5, is_apart=True)
     finally:

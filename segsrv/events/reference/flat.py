@@ -8,7 +8,8 @@ after every other rule; a few root keys are removed last, whoever put them there
 
 from __future__ import annotations
 
-from segsrv.events.shapes import DROPPED_ROOT_KEYS, MISSING, Event, as_object, map_context
+from segsrv.events.reference.context import map_context
+from segsrv.events.shapes import DROPPED_ROOT_KEYS, MISSING, Event, as_object
 
 
 def map_flat(event: Event) -> Event:

@@ -7,7 +7,8 @@ off the root. `flat.py` names the habits of the table that decide the corners.
 
 from __future__ import annotations
 
-from segsrv.events.shapes import DROPPED_ROOT_KEYS, MISSING, Event, as_object, map_context
+from segsrv.events.reference.context import map_context
+from segsrv.events.shapes import DROPPED_ROOT_KEYS, MISSING, Event, as_object
 
 
 def map_compat(event: Event) -> Event:

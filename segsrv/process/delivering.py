@@ -21,7 +21,7 @@ from segsrv.errors import JournalFault, SegsrvError
 from segsrv.journal import lock
 from segsrv.ops.peers import DELIVERY, Peers, Report
 from segsrv.ops.sink_metrics import delivery_report
-from segsrv.process.supervisor import Start
+from segsrv.process.children import Start
 from segsrv.settings import Settings
 from segsrv.sinks.registry import build
 
@@ -61,6 +61,8 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
             asyncio.create_task(_publish(settings, delivery), name="segsrv-peers"),
             asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim"),
         ]
+        if start.place is not None:
+            tasks.append(asyncio.create_task(start.place.keep(), name="segsrv-place"))
         logger.info("started delivery pid=%d", os.getpid())
         delivery.on_closed = stop.set
         start.on_ready()

@@ -70,7 +70,8 @@ class Supervisor:
     """Runs *children*, which write their lines of *roster* in this order.
 
     *on_all_ready* is called when those that are needed do their work; it is not when *handed* has
-    children of a program before this one. *succession* is what SIGUSR2 asks for.
+    children of a program before this one. *succession* is what SIGUSR2 asks for. A child that is
+    silent for *hung_s*, `HUNG_S` by default, counts as hung.
     """
 
     def __init__(
@@ -81,12 +82,12 @@ class Supervisor:
         roster: Roster,
         succession: Succession | None = None,
         handed: Handover | None = None,
-        hung_s: float = HUNG_S,
+        hung_s: float | None = None,
     ) -> None:
         self._states = list(map(State, children, roster.places))
         self._on_all_ready = on_all_ready
         self._succession = succession
-        self._hung_s = hung_s
+        self._hung_s = HUNG_S if hung_s is None else hung_s
         self._is_started = self._is_rolling = handed is not None
         self._stop_asked_s: float | None = None
         self._is_stopping = False

@@ -12,10 +12,10 @@ import time
 
 from segsrv.process.children import AGAIN_S_MIN, Start
 from segsrv.process.handover import (
-    HELD_SIGNALS,
     REHEARSAL_S_MAX,
     STOP_SIGNALS,
     Successor,
+    hold_signals,
     release_signals,
 )
 
@@ -55,17 +55,22 @@ class Asked:
         if self._start.stop_s_max is not None:
             timer = threading.Timer(self._start.stop_s_max, self._give_up)
             timer.daemon = True
+            # The thread may outlive the loop, and is not to be the one that takes a signal then.
+            hold_signals()
             timer.start()
+            release_signals()
         if self._rehearsing is not None:
             self._rehearsing.cancel()
             await asyncio.wait([self._rehearsing])
 
-    def finish(self) -> None:
-        """Leave signals to the successor, if one comes now; the loop is about to close."""
-        successor = self._start.successor
-        if successor is not None:
-            numbers = HELD_SIGNALS if successor.is_due else (signal.SIGUSR2,)
-            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    async def finish(self) -> None:
+        """Take no more signals: without a loop to handle them, the next one would end the process.
+
+        They wait for the successor, if one comes now.
+        """
+        # It may hang, and can be interrupted so far.
+        await self._loop.shutdown_default_executor()
+        hold_signals()
 
     def _parent_is_gone(self, parent_fd: int) -> None:
         self._loop.remove_reader(parent_fd)

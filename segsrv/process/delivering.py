@@ -22,6 +22,7 @@ from segsrv.journal import lock
 from segsrv.ops.peers import DELIVERY, Peers, Report
 from segsrv.ops.sink_metrics import delivery_report
 from segsrv.process.children import Start
+from segsrv.process.handover import hold_signals
 from segsrv.settings import Settings
 from segsrv.sinks.registry import build
 
@@ -73,6 +74,9 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
         logger.info("stopping delivery")
         if delivery.is_closed:
             raise delivery.closed_error()
+    await loop.shutdown_default_executor()
+    # Without a loop to handle it, one more would end the process.
+    hold_signals()
 
 
 @contextlib.asynccontextmanager

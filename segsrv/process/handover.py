@@ -6,7 +6,7 @@ Only if it ends well does this process execute the command. What it has open sta
 the listening sockets: connections wait in their queues and none is refused.
 
 What the next program must know is in one variable of its environment, as JSON. It is for a process
-with the same id, or for a rehearsal that is its child.
+with the same id. A rehearsal serves never, also where the server that asked for it is gone by then.
 """
 
 from __future__ import annotations
@@ -89,8 +89,7 @@ def take() -> Handover | None:
         return None
     described = json.loads(text)
     handed_format = described.pop("format")
-    if described["pid"] != (os.getppid() if described["is_rehearsal"] else os.getpid()):
-        # A process that some child of a server has started.
+    if described["pid"] != os.getpid() and not described["is_rehearsal"]:
         return None
     if handed_format != FORMAT:
         raise SegsrvError("this release can't take over from the one that runs: stop and start it")

@@ -131,6 +131,8 @@ class Supervisor:
             self._roll_due()
             self._stop_due()
             if self._is_stopping and not any(state.pid for state in self._states):
+                # One more would end the process in its last moments, and change its exit status.
+                hold_signals()
                 return self._status
             wait_s = self._wait_s()
             due_s = math.inf if wait_s is None else time.monotonic() + wait_s

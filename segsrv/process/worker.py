@@ -99,7 +99,7 @@ async def _serve(
         logger.info("stopping worker=%d", worker)
         if station.delivery is not None and station.delivery.is_closed:
             raise station.delivery.closed_error()
-    asked.finish()
+    await asked.finish()
 
 
 @contextlib.asynccontextmanager

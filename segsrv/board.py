@@ -1,8 +1,9 @@
 """What workers and the delivery process tell each other at every commit, in shared memory.
 
-The parent makes the board before it forks. Every field is one aligned word of eight bytes with one
-writer, so a reader sees the old value or the new one, and nobody takes a lock: a process that was
-killed could hold it for ever. What is on the board outlives each of them, but not the parent.
+The parent makes the board before it forks, and hands it on when it restarts in place. Every field
+is one aligned word of eight bytes with one writer, so a reader sees the old value or the new one,
+and nobody takes a lock: a process that was killed could hold it for ever. What is on the board
+outlives each of them, but not the parent's process.
 
 | field | written by | says |
 |---|---|---|
@@ -22,6 +23,8 @@ import os
 import threading
 from typing import NamedTuple
 
+LAYOUT = 1
+"""Of the fields below; two releases that differ in it can't share a board."""
 WORD_BYTES = 8
 LINE_WORDS = 8
 """A cache line: what different processes write lies in different ones."""
@@ -39,6 +42,14 @@ class Held(NamedTuple):
     journal_id: str
     first: int
     end: int
+
+
+class BoardFiles(NamedTuple):
+    """The file descriptors that a board consists of: its memory, and both ends of its pipe."""
+
+    memory: int
+    wake: int
+    waker: int
 
 
 class Slot:
@@ -113,11 +124,20 @@ class Slot:
 
 
 class Board:
-    """Shared memory for *workers* workers and one delivery process, and a pipe that wakes it."""
+    """Shared memory for *workers* workers and one delivery process, and a pipe that wakes it.
 
-    def __init__(self, workers: int) -> None:
+    With *files* it is the board that another program of this process has made for as many.
+    """
+
+    def __init__(self, workers: int, files: BoardFiles | None = None) -> None:
         self.workers = workers
-        self._memory = mmap.mmap(-1, (LINE_WORDS + workers * SLOT_WORDS) * WORD_BYTES)
+        memory_bytes = (LINE_WORDS + workers * SLOT_WORDS) * WORD_BYTES
+        if files is None:
+            memory_fd = os.memfd_create("segsrv-board", os.MFD_CLOEXEC)
+            os.ftruncate(memory_fd, memory_bytes)
+            files = BoardFiles(memory_fd, *os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        self.files = files
+        self._memory = mmap.mmap(files.memory, memory_bytes)
         self._words = memoryview(self._memory).cast("Q")
         self._parts = [
             self._words[start : start + SLOT_WORDS]
@@ -125,7 +145,7 @@ class Board:
         ]
         self._slots = [Slot(part) for part in self._parts]
         self._fence = threading.Lock()
-        self.wake_fd, self._waker_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake_fd, self._waker_fd = files.wake, files.waker
 
     def worker(self, number: int) -> Slot:
         """Return the slot of worker *number*, counted from 0."""
@@ -179,8 +199,8 @@ class Board:
         for view in (*self._parts, self._words):
             view.release()
         self._memory.close()
-        os.close(self.wake_fd)
-        os.close(self._waker_fd)
+        for fd in self.files:
+            os.close(fd)
 
 
 def _id_words(journal_id: str) -> tuple[int, int]:

@@ -21,7 +21,8 @@ from segsrv.errors import JournalFault, SegsrvError
 from segsrv.journal import lock
 from segsrv.ops.peers import DELIVERY, Peers, Report
 from segsrv.ops.sink_metrics import delivery_report
-from segsrv.process.supervisor import Start
+from segsrv.process.children import Start
+from segsrv.process.handover import hold_signals
 from segsrv.settings import Settings
 from segsrv.sinks.registry import build
 
@@ -61,6 +62,8 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
             asyncio.create_task(_publish(settings, delivery), name="segsrv-peers"),
             asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim"),
         ]
+        if start.place is not None:
+            tasks.append(asyncio.create_task(start.place.keep(), name="segsrv-place"))
         logger.info("started delivery pid=%d", os.getpid())
         delivery.on_closed = stop.set
         start.on_ready()
@@ -71,6 +74,9 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
         logger.info("stopping delivery")
         if delivery.is_closed:
             raise delivery.closed_error()
+    await loop.shutdown_default_executor()
+    # Without a loop to handle it, one more would end the process.
+    hold_signals()
 
 
 @contextlib.asynccontextmanager

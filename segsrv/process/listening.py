@@ -19,6 +19,10 @@ class Listeners(NamedTuple):
     public: socket.socket
     ops: socket.socket | None
 
+    def opened(self) -> dict[str, socket.socket]:
+        """Return those that there are, by name."""
+        return {"public": self.public} | ({"ops": self.ops} if self.ops is not None else {})
+
 
 def check_address(settings: Settings) -> None:
     """Learn whether `serve` could listen, without doing it.

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
+import os
+import signal
+import socket
 from collections.abc import Callable
 from functools import partial
 
 from segsrv.addresses import Address
-from segsrv.board import Board
+from segsrv.board import Board, BoardFiles
+from segsrv.process import handover
+from segsrv.process.children import Child, Start
 from segsrv.process.delivering import run_delivery
 from segsrv.process.listening import Listeners, listen
 from segsrv.process.open_files import check_files, raise_file_limit
-from segsrv.process.supervisor import Child, Start, Supervisor
+from segsrv.process.roster import Roster
+from segsrv.process.succession import Succession
+from segsrv.process.supervisor import Supervisor
 from segsrv.process.worker import run_worker
 from segsrv.settings import Settings
 from segsrv.write_keys import with_keys
 
+logger = logging.getLogger(__name__)
+
+BOARD_FILES = ("board_memory", "board_wake", "board_waker")
 STOP_MARGIN_S = 5.0
 """What a process may take beyond its grace period before it counts as hung."""
 
@@ -25,34 +36,87 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status.
 
     *announce* is called once, when every worker takes requests, with the address and the settings;
-    they have their keys, and in `ops_listen` the port that was picked.
+    they have their keys, and in `ops_listen` the port that was picked. It is not when this program
+    takes over from one before it in the same process, or only rehearses that.
     """
+    # Until there is somebody for it, or it would end the server.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     raise_file_limit()
     check_files(settings)
+    handed = handover.take()
+    if handed is not None:
+        handed.check(settings)
+        if handed.is_rehearsal:
+            return 0
+    successor = handover.Successor(settings)
     with contextlib.ExitStack() as stack:
-        public = stack.enter_context(listen(Address(settings.host, settings.port)))
-        address = Address(settings.host, public.getsockname()[1])
-        url = f"{'https' if settings.tls_cert else 'http'}://{address}"
-        ops = None
-        if settings.ops_listen:
-            ops_address = Address.parse(settings.ops_listen)
-            ops = stack.enter_context(listen(ops_address))
-            ops_address = ops_address._replace(port=ops.getsockname()[1])
-            settings = dataclasses.replace(settings, ops_listen=str(ops_address))
-        listeners = Listeners(public, ops)
+        listeners = _listeners(stack, settings, handed)
+        if listeners.ops is not None:
+            address = Address.parse(settings.ops_listen)
+            address = address._replace(port=listeners.ops.getsockname()[1])
+            settings = dataclasses.replace(settings, ops_listen=str(address))
         # Only now: a start that fails for its port should leave no key that nobody was told.
         settings = with_keys(settings)
 
         def on_all_ready() -> None:
-            announce(url, settings)
+            if handed is None:
+                port = listeners.public.getsockname()[1]
+                scheme = "https" if settings.tls_cert else "http"
+                announce(f"{scheme}://{Address(settings.host, port)}", settings)
+            else:
+                logger.info("restarted in place pid=%d", os.getpid())
 
+        if settings.workers == 1 and not delivers_apart(settings):
+            return _serve_alone(settings, listeners, successor, on_all_ready)
+        successor.files = {name: one.fileno() for name, one in listeners.opened().items()}
         board = None
         if delivers_apart(settings):
-            board = stack.enter_context(contextlib.closing(Board(settings.workers)))
-        elif settings.workers == 1:
-            alone = Start(on_all_ready, stop_s_max=worker_stop_s_max(settings))
-            return run_worker(settings, listeners, None, 0, alone)
-        return Supervisor(children(settings, listeners, board), on_all_ready).run()
+            board_files = BoardFiles(*handed.some_files(BOARD_FILES)) if handed else None
+            board = stack.enter_context(contextlib.closing(Board(settings.workers, board_files)))
+            successor.files |= zip(BOARD_FILES, board.files, strict=True)
+        found = children(settings, listeners, board)
+        memory_fd = handed.files["roster"] if handed else None
+        roster = stack.enter_context(contextlib.closing(Roster(len(found), memory_fd)))
+        successor.files["roster"] = roster.memory_fd
+        return Supervisor(
+            *(found, on_all_ready), roster=roster, succession=Succession(successor), handed=handed
+        ).run()
+
+
+def _listeners(
+    stack: contextlib.ExitStack, settings: Settings, handed: handover.Handover | None
+) -> Listeners:
+    """Open the sockets for clients and for operators, or find them open; *stack* closes them."""
+
+    def opened(name: str, address: Address) -> socket.socket:
+        if handed is not None:
+            return stack.enter_context(socket.socket(fileno=handed.files[name]))
+        return stack.enter_context(listen(address))
+
+    public = opened("public", Address(settings.host, settings.port))
+    if not settings.ops_listen:
+        return Listeners(public, None)
+    return Listeners(public, opened("ops", Address.parse(settings.ops_listen)))
+
+
+def _serve_alone(
+    settings: Settings,
+    listeners: Listeners,
+    successor: handover.Successor,
+    on_all_ready: Callable[[], None],
+) -> int:
+    """Be the only worker, in this process; return the exit status."""
+    with contextlib.ExitStack() as kept:
+        # The worker's loop closes the sockets that it listens on.
+        successor.files = {
+            name: kept.enter_context(listener.dup()).fileno()
+            for name, listener in listeners.opened().items()
+        }
+        alone = Start(on_all_ready, stop_s_max=worker_stop_s_max(settings), successor=successor)
+        status = run_worker(settings, listeners, None, 0, alone)
+        if status == 0 and successor.is_due:
+            successor.execute()
+        return status
 
 
 def delivers_apart(settings: Settings) -> bool:

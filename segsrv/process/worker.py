@@ -7,8 +7,8 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -24,9 +24,12 @@ from segsrv.http.front.front import Front
 from segsrv.http.ingest import Ingest
 from segsrv.http.refused_connection import RefusedConnection, refusal_text
 from segsrv.http.tally import TALLY, Tally
+from segsrv.process.accepting import Acceptor
+from segsrv.process.asked import Asked
+from segsrv.process.children import Start
 from segsrv.process.listening import Listeners
 from segsrv.process.open_files import Room, ops_room, public_room
-from segsrv.process.supervisor import STOP_SIGNALS, Start
+from segsrv.process.roster import Place
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
 
@@ -60,19 +63,9 @@ def run_worker(
 async def _serve(
     settings: Settings, listeners: Listeners, board: Board | None, worker: int, start: Start
 ) -> None:
-    stop = asyncio.Event()
+    asked = Asked(start)
+    asked.listen()
     loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    parent_fd = start.parent_fd
-    if parent_fd is not None:
-
-        def parent_is_gone() -> None:
-            # A worker without its parent would hold the data directory against the next start.
-            loop.remove_reader(parent_fd)
-            stop.set()
-
-        loop.add_reader(parent_fd, parent_is_gone)
     certificate = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)
@@ -81,7 +74,7 @@ async def _serve(
 
     def close() -> None:
         # Called in the thread that delivers.
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(asked.stop.set)
 
     station.on_closed = close
     async with contextlib.AsyncExitStack() as stack:
@@ -96,33 +89,19 @@ async def _serve(
             return _public_room(settings)
 
         await stack.enter_async_context(
-            _listening(app, settings, listeners.public, room, tally, certificate)
+            _listening(app, settings, listeners.public, room, tally, certificate, start.place)
         )
         allocator.collect_seldom()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         logger.info("started worker=%d pid=%d", worker, os.getpid())
         trimming = asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim")
         start.on_ready()
-        await stop.wait()
-        if start.stop_s_max is not None:
-            _end_within(start.stop_s_max)
+        await asked.wait()
         trimming.cancel()
         logger.info("stopping worker=%d", worker)
         if station.delivery is not None and station.delivery.is_closed:
             raise station.delivery.closed_error()
-
-
-def _end_within(stop_s_max: float) -> None:
-    """End this process after so long, also when a call in some thread never returns."""
-
-    def give_up() -> None:
-        logger.error("process did not stop within %g s, ended pid=%d", stop_s_max, os.getpid())
-        logging.shutdown()
-        os._exit(1)
-
-    timer = threading.Timer(stop_s_max, give_up)
-    timer.daemon = True
-    timer.start()
+    await asked.finish()
 
 
 @contextlib.asynccontextmanager
@@ -133,33 +112,73 @@ async def _listening(
     find_room: Callable[[], Room],
     tally: Tally,
     certificate: Certificate | None = None,
+    place: Place | None = None,
 ) -> AsyncIterator[None]:
     """Start *app* and take its requests from *listener*; at the end stop both in order.
 
-    *find_room* is called when all files of the application are open.
+    *find_room* is called when all files of the application are open. With *place* the connections
+    are shared with other workers.
     """
     runner = web.AppRunner(app, shutdown_timeout=settings.shutdown_grace_s)
     await runner.setup()
+    server = runner.server
+    assert server is not None
     # Other applications take no events.
     ingest = app.get(INGEST) if settings.front == "raw" else None
-    watch = listening = None
+    watch = None
     try:
         room = find_room()
-        listening = await asyncio.get_running_loop().create_server(
-            _limited(runner.server, settings, room, tally, ingest),
-            sock=listener,
-            backlog=room.backlog,
-            ssl=certificate.context if certificate else None,
-        )
-        if certificate is not None:
-            watch = asyncio.create_task(certificate.watch(settings.tls_check_interval_s))
-        yield
+        context = certificate.context if certificate else None
+        accept = _limited(server, settings, room, tally, ingest)
+        async with _accepting(server, accept, listener, room, context, place):
+            if certificate is not None:
+                watch = asyncio.create_task(certificate.watch(settings.tls_check_interval_s))
+            yield
     finally:
-        if listening is not None:
-            listening.close()
         if watch is not None:
             watch.cancel()
         await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def _accepting(
+    server: web.Server,
+    accept: Callable[[], asyncio.Protocol],
+    listener: socket.socket,
+    room: Room,
+    context: ssl.SSLContext | None,
+    place: Place | None,
+) -> AsyncIterator[None]:
+    """Take connections from *listener*, each with what *accept* returns."""
+    if place is None:
+        listening = await asyncio.get_running_loop().create_server(
+            accept, sock=listener, backlog=room.backlog, ssl=context
+        )
+        try:
+            yield
+        finally:
+            listening.close()
+        return
+
+    def count() -> int:
+        return len(server.connections)
+
+    listener.listen(room.backlog)
+    acceptor = Acceptor(
+        *(listener, accept),
+        count=count,
+        place=place,
+        beginning_max=room.backlog,
+        context=context,
+    )
+    keeping = asyncio.create_task(place.keep(lambda: acceptor.held), name="segsrv-place")
+    acceptor.start()
+    try:
+        yield
+    finally:
+        acceptor.close()
+        keeping.cancel()
+        await acceptor.wait_closed()
 
 
 def _public_room(settings: Settings) -> Room:
@@ -171,10 +190,9 @@ def _public_room(settings: Settings) -> Room:
 
 
 def _limited(
-    server: web.Server | None, settings: Settings, room: Room, tally: Tally, ingest: Ingest | None
+    server: web.Server, settings: Settings, room: Room, tally: Tally, ingest: Ingest | None
 ) -> Callable[[], asyncio.Protocol]:
     """Return a protocol factory that turns connections above the limit away with a 503."""
-    assert server is not None
     loop = asyncio.get_running_loop()
     fault = Overloaded("too many connections are open")
     refusal = refusal_text(fault, settings.retry_after_s)

@@ -4,7 +4,8 @@
 
 Each round starts the server on the data directory of the round before with 1 to 3 workers and tiny
 limits, and ends with SIGKILL: of the whole server, or first of the delivery process or one worker,
-which is then started again by its parent. The seed picks workers, victims and moments. What the
+which is then started again by its parent. Some rounds ask for a restart in place before, and the
+kill meets it wherever it is. The seed picks workers, victims and moments. What the
 kernel does in between differs from run to run.
 """
 
@@ -31,7 +32,7 @@ SMALL = (
     "--flush-interval-s=0.01",
 )
 ROUND_EVENTS_MAX = 400
-VICTIMS = ("server", "delivery", "worker")
+VICTIMS = ("server", "delivery", "worker", "restart")
 
 
 async def run(directory: Path, *, rounds: int, seed: int, flags: tuple[str, ...] = ()) -> Counter:
@@ -48,7 +49,9 @@ async def run(directory: Path, *, rounds: int, seed: int, flags: tuple[str, ...]
             async with load.running(server.port):
                 await load_until(load, server, chance.randrange(1, ROUND_EVENTS_MAX))
                 victim = chance.choice(VICTIMS)
-                if victim != "server" and kill_one(server, victim, chance):
+                if victim == "restart":
+                    os.kill(server.pid, signal.SIGUSR2)
+                if victim == "restart" or (victim != "server" and kill_one(server, victim, chance)):
                     killed[victim] += 1
                     await load_until(load, server, chance.randrange(1, ROUND_EVENTS_MAX))
                 killed["server"] += 1

@@ -11,7 +11,9 @@ import time
 
 import pytest
 
-from segsrv.process.supervisor import RESTART_S_MIN, Child, Supervisor
+from segsrv.process.children import RESTART_S_MIN, Child
+from segsrv.process.roster import Roster
+from segsrv.process.supervisor import Supervisor
 from tests.waiting import DEADLINE_S, wait_until
 
 STOP_S_MAX = 30.0
@@ -54,11 +56,12 @@ def supervise(notes, log):
     """Run a supervisor in a process of its own; at the end of the test it is stopped."""
     processes = []
 
-    def start(*children):
+    def start(*children, **options):
         def run():
             os.setpgid(0, 0)
             logging.basicConfig(filename=log, force=True)
-            sys.exit(Supervisor(children, lambda: notes.add("all-ready")).run())
+            options["roster"] = Roster(len(children))
+            sys.exit(Supervisor(children, lambda: notes.add("all-ready"), **options).run())
 
         process = multiprocessing.get_context("fork").Process(target=run)
         process.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import signal
 import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -40,6 +41,7 @@ class Contender:
     folder: Path = REPOSITORY
     store: Store = "files"
     is_json: bool = True
+    exit_code: int = 0
     adapt: Callable[[load.Prepared], load.Prepared] = lambda request: request
 
 
@@ -95,6 +97,8 @@ def naive() -> Contender:
         name="FastAPI + pydantic",
         meaning="validated, in the page cache",
         arguments=arguments,
+        # Uvicorn ends by the signal that it was sent.
+        exit_code=-signal.SIGTERM,
         adapt=adapt,
     )
 

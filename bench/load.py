@@ -85,8 +85,15 @@ def make_shapes(
 
 
 def prepare(
-    shape: Shape, *, path: str, write_key: str, event_bytes: int, seed: int
+    shape: Shape,
+    *,
+    path: str,
+    write_key: str,
+    event_bytes: int,
+    seed: int,
+    shares_context: bool = False,
 ) -> list[Prepared]:
+    """Make requests of one shape; with *shares_context* batches have a context of their own."""
     rng = random.Random(seed)
     clients = payloads.make_clients(rng)
     authorization = "Basic " + b64encode(f"{write_key}:".encode()).decode()
@@ -98,7 +105,12 @@ def prepare(
             content_type, user_agent = "text/plain", client.user_agent
         else:
             body = payloads.server_batch(
-                rng, clients, events=shape.events, write_key=write_key, event_bytes=event_bytes
+                rng,
+                clients,
+                events=shape.events,
+                write_key=write_key,
+                event_bytes=event_bytes,
+                shares_context=shares_context,
             )
             content_type, user_agent = "application/json", "analytics-node-next/latest"
         message = orjson.loads(body)
@@ -173,7 +185,7 @@ def send(
     finally:
         process.kill()
         process.wait()
-    result = _result_line(output, command)
+    result = result_line(output, command)
     result.setdefault("cpu_s", _children_cpu_s() - cpu_before)
     return Load(
         acknowledged=result["answered"] - result["failed"],
@@ -188,7 +200,7 @@ def send(
     )
 
 
-def _result_line(output: str, command: list[str]) -> dict[str, Any]:
+def result_line(output: str, command: list[str]) -> dict[str, Any]:
     for line in output.splitlines():
         if line.startswith("RESULT "):
             result: dict[str, Any] = orjson.loads(line.removeprefix("RESULT "))

@@ -100,7 +100,7 @@ def measure(
         ) as server:
             sent = _send(plan, shape, requests, contender, server, folder, sample)
             server.stop()
-        if server.exit_code != 0:
+        if server.exit_code != contender.exit_code:
             sample.problems.append(f"the server ended with exit code {server.exit_code}")
         if contender.store == "files":
             sample.events_stored, faults = stored.check(

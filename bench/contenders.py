@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -175,3 +176,9 @@ def count_victoria_logs(port: int) -> int:
     if response.status != 200:
         raise RuntimeError(f"VictoriaLogs answered {response.status} {text[:200]!r} to a query")
     return int(orjson.loads(text)["events"]) if text.strip() else 0
+
+
+def victoria_logs_version(binary: Path) -> str:
+    """Read the version that Go's tools wrote into *binary*; it does not tell it when asked."""
+    found = re.search(rb"VictoriaMetrics/VictoriaLogs\t(v[\w.-]+)", binary.read_bytes())
+    return found[1].decode() if found else "unknown version"

@@ -40,7 +40,7 @@ def describe(data_dir: Path | None = None) -> dict[str, str]:
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
+        "commit": commit(),
         "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -138,18 +138,20 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _commit() -> str:
+def commit(tree: Path = REPOSITORY) -> str:
+    """Name the commit that *tree* is at, and say so if it was changed since."""
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(REPOSITORY), *arguments]
+        command = ["git", "-C", str(tree), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "--short", "HEAD")
+        name = git("rev-parse", "--short", "HEAD")
         changed = git("status", "--porcelain", "--", "segsrv", "bench")
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return (commit or "none") + (" with changes" if changed else "")
+    return (name or "none") + (" with changes" if changed else "")
 
 
 def _filesystem(folder: Path) -> str:

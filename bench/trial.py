@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import contenders
@@ -226,7 +226,3 @@ def measure_orjson(
 
 def loss(sample: Sample) -> int:
     return max(0, sample.events_acknowledged - (sample.events_stored or 0))
-
-
-def with_part(sample: Sample, part: str) -> Sample:
-    return replace(sample, part=part)

@@ -142,7 +142,16 @@ class Bench:
 
     def batches(self) -> list[trial.Sample]:
         contender = contenders.segsrv("fsync", self.flags)
-        cases = [Case(shape="batch", contender=contender, batch_events=count) for count in BATCHES]
+        cases = [
+            Case(
+                shape="batch",
+                contender=contender,
+                batch_events=count,
+                # No more events on their way than with 64 batches of 100, and answers in time.
+                connections=min(64, 6_400 // count),
+            )
+            for count in BATCHES
+        ]
         return self.run("batches", cases, 1)
 
     def durability(self) -> list[trial.Sample]:

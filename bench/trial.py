@@ -162,6 +162,8 @@ def _send(
     sample.p999_ms, sample.generator_cpu = measured.p999_ms, measured.cpu_share
     sample.server_core_busy = (busy_after - busy_before) / max(up_after - up_before, 1e-9)
     sample.events_acknowledged = expected
+    if not events:
+        sample.problems.append("no request was answered before the time was over")
     for one in sent:
         if one.failed or one.broken:
             sample.problems.append(

@@ -65,6 +65,7 @@ class Load:
     seconds: float
     p50_ms: float
     p99_ms: float
+    p999_ms: float
     cpu_share: float
 
 
@@ -72,15 +73,27 @@ def make_shapes(
     batch_events: int, *, single_endpoint: str = "", batch_endpoint: str = ""
 ) -> dict[str, Shape]:
     single = Shape(name="single event", endpoint=single_endpoint, events=1, prepared=2048)
+    # Large batches are fewer, so that the generator's memory stays small.
+    prepared = max(8, min(64, 6_400 // batch_events))
     batch = Shape(
-        name=f"batch of {batch_events}", endpoint=batch_endpoint, events=batch_events, prepared=64
+        name=f"batch of {batch_events}",
+        endpoint=batch_endpoint,
+        events=batch_events,
+        prepared=prepared,
     )
     return {"single": single, "batch": batch}
 
 
 def prepare(
-    shape: Shape, *, path: str, write_key: str, event_bytes: int, seed: int
+    shape: Shape,
+    *,
+    path: str,
+    write_key: str,
+    event_bytes: int,
+    seed: int,
+    shares_context: bool = False,
 ) -> list[Prepared]:
+    """Make requests of one shape; with *shares_context* batches have a context of their own."""
     rng = random.Random(seed)
     clients = payloads.make_clients(rng)
     authorization = "Basic " + b64encode(f"{write_key}:".encode()).decode()
@@ -92,7 +105,12 @@ def prepare(
             content_type, user_agent = "text/plain", client.user_agent
         else:
             body = payloads.server_batch(
-                rng, clients, events=shape.events, write_key=write_key, event_bytes=event_bytes
+                rng,
+                clients,
+                events=shape.events,
+                write_key=write_key,
+                event_bytes=event_bytes,
+                shares_context=shares_context,
             )
             content_type, user_agent = "application/json", "analytics-node-next/latest"
         message = orjson.loads(body)
@@ -131,18 +149,34 @@ def pick_generator(wanted: str) -> str:
 
 
 def send(
-    generator: str, *, port: int, folder: Path, connections: int, seconds: float, core: int
+    generator: str,
+    *,
+    port: int,
+    folder: Path,
+    connections: int,
+    seconds: float,
+    core: int,
+    is_json: bool = True,
+    new_heads: bool = False,
 ) -> Load:
-    """Send the requests in *folder* to the port of 127.0.0.1 and wait until that is over."""
+    """Send the requests in *folder* to the port of 127.0.0.1 and wait until that is over.
+
+    With *new_heads* every request comes from a forwarded address of its own, so that no head was
+    seen before. Answers are JSON unless *is_json* says otherwise.
+    """
+    # Where to start among the addresses: two runs against one server share hardly any.
+    start = [str(random.SystemRandom().randrange(1 << 24))] if new_heads else []
     if generator == "wrk":
         # Wrk counts whole seconds only.
         duration = f"{max(1, round(seconds))}s"
         command = ["wrk", "--threads", "1", "--connections", str(connections)]
         command += ["--duration", duration, "--timeout", "10s", "--script", str(HERE / "wrk.lua")]
-        command += [f"http://127.0.0.1:{port}/", "--", str(folder)]
+        command += [f"http://127.0.0.1:{port}/", "--", str(folder), *start]
     else:
         command = [sys.executable, str(HERE / "sender.py"), str(port), str(folder)]
         command += ["--connections", str(connections), "--seconds", str(seconds)]
+        command += ["--new-heads", *start] if start else []
+        command += [] if is_json else ["--any-body"]
     cpu_before = _children_cpu_s()
     with pinned(core):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -151,7 +185,7 @@ def send(
     finally:
         process.kill()
         process.wait()
-    result = _result_line(output, command)
+    result = result_line(output, command)
     result.setdefault("cpu_s", _children_cpu_s() - cpu_before)
     return Load(
         acknowledged=result["answered"] - result["failed"],
@@ -161,11 +195,12 @@ def send(
         seconds=result["seconds"],
         p50_ms=result["p50_ms"],
         p99_ms=result["p99_ms"],
+        p999_ms=result["p999_ms"],
         cpu_share=result["cpu_s"] / result["seconds"],
     )
 
 
-def _result_line(output: str, command: list[str]) -> dict[str, Any]:
+def result_line(output: str, command: list[str]) -> dict[str, Any]:
     for line in output.splitlines():
         if line.startswith("RESULT "):
             result: dict[str, Any] = orjson.loads(line.removeprefix("RESULT "))

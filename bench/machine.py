@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 SYNC_PROBES = 50
+PACKAGES = (
+    "aiohttp",
+    "uvloop",
+    "httptools",
+    "orjson",
+    "ua-parser",
+    "ua-parser-rs",
+    "fastapi",
+    "pydantic",
+    "uvicorn",
+)
 
 
 def describe(data_dir: Path | None = None) -> dict[str, str]:
@@ -28,12 +40,12 @@ def describe(data_dir: Path | None = None) -> dict[str, str]:
     facts = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": shlex.join(["python", *sys.argv]),
-        "commit": _commit(),
+        "commit": commit(),
         "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
-    for package in ("aiohttp", "uvloop", "orjson", "ua-parser", "ua-parser-rs"):
+    for package in PACKAGES:
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
@@ -68,24 +80,54 @@ def core_seconds(core: int) -> tuple[float, float]:
 
 
 def tree_cpu_s(root: int) -> float:
-    """Return the processor time of a process and all that it started and that still run."""
-    parents: dict[int, int] = {}
-    times_s: dict[int, float] = {}
+    """Return the processor time of a process and all that it started and that still run.
+
+    That of children which ended and were waited for counts as well.
+    """
+    stats = _stats()
     hertz = os.sysconf("SC_CLK_TCK")
+    return sum(sum(map(int, stats[pid][11:15])) for pid in _tree(root, stats)) / hertz
+
+
+def tree_anonymous_bytes(root: int) -> int:
+    """Return the memory that a process and all that it started share with no file."""
+    return sum(anonymous_bytes(pid) for pid in tree(root))
+
+
+def tree(root: int) -> list[int]:
+    """Return the ids of a process and of all that it started and that still run."""
+    return _tree(root, _stats())
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Return the anonymous memory of one process; 0 if it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _stats() -> dict[int, list[str]]:
+    """Read what the kernel says of each process, from its state on."""
+    stats = {}
     for path in Path("/proc").iterdir():
-        if not path.name.isdecimal():
-            continue
-        try:
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(path.name)] = int(fields[1])
-        times_s[int(path.name)] = (int(fields[11]) + int(fields[12])) / hertz
-    found, todo = 0.0, [root]
+        if path.name.isdecimal():
+            try:
+                stats[int(path.name)] = (path / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return stats
+
+
+def _tree(root: int, stats: dict[int, list[str]]) -> list[int]:
+    found, todo = [], [root]
     while todo:
         pid = todo.pop()
-        found += times_s.get(pid, 0.0)
-        todo += [child for child, parent in parents.items() if parent == pid]
+        if pid in stats:
+            found.append(pid)
+        todo += [child for child, fields in stats.items() if int(fields[1]) == pid]
     return found
 
 
@@ -96,18 +138,20 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _commit() -> str:
+def commit(tree: Path = REPOSITORY) -> str:
+    """Name the commit that *tree* is at, and say so if it was changed since."""
+
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(REPOSITORY), *arguments]
+        command = ["git", "-C", str(tree), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "--short", "HEAD")
+        name = git("rev-parse", "--short", "HEAD")
         changed = git("status", "--porcelain", "--", "segsrv", "bench")
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return (commit or "none") + (" with changes" if changed else "")
+    return (name or "none") + (" with changes" if changed else "")
 
 
 def _filesystem(folder: Path) -> str:

@@ -143,14 +143,24 @@ def server_batch(
     write_key: str = "",
     event_bytes: int = 0,
     now_ms: int | None = None,
+    shares_context: bool = False,
 ) -> bytes:
-    """Render what analytics-node 3 posts to `/v1/batch`: *events* events of random *clients*."""
+    """Render what analytics-node 3 posts to `/v1/batch`: *events* events of random *clients*.
+
+    With *shares_context* the library stands in a context of the whole batch and not in each event,
+    which also has a `messageId` of its own, as the Go and Java SDKs send it.
+    """
     now_ms = _clock_ms() if now_ms is None else now_ms
     batch = [
         _server_event(rng, rng.choice(clients), event_bytes, now_ms - (events - index) * 7)
         for index in range(events)
     ]
-    return orjson.dumps({"batch": batch, "writeKey": write_key, "sentAt": _iso(now_ms)})
+    message: dict[str, Any] = {"batch": batch, "writeKey": write_key, "sentAt": _iso(now_ms)}
+    if shares_context:
+        for event in batch:
+            message["context"] = {"library": event["context"].pop("library")}
+        message |= {"messageId": _uuid(rng), "integrations": {}}
+    return orjson.dumps(message)
 
 
 def _server_event(rng: Random, client: Client, event_bytes: int, at_ms: int) -> dict[str, Any]:

@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 import tempfile
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
+import contenders
 import load
+import locations
 import machine
 import orjson
 import servers
-import stored
+from trial import BASELINE, ORJSON, Plan, Sample, loss, measure, measure_orjson
 
-WRITE_KEY = "bench-write-key"
-READABLE_S_MAX = 60.0
 GENERATOR_SATURATED = 0.95
-BASELINE = "baseline"
-ORJSON = "orjson loads+dumps"
 COLUMNS = (
     "load",
     "server",
@@ -38,160 +34,13 @@ COLUMNS = (
     "requests/s",
     "of baseline",
     "of orjson",
+    "CPU µs an event",
     "p50 / p99 ms",
     "generator CPU",
     "server core",
     "readable after (max)",
     "lost",
 )
-
-
-@dataclass(slots=True, kw_only=True)
-class Sample:
-    """One server under one kind of load in one round; rates are of acknowledged requests only."""
-
-    round: int
-    shape: str
-    server: str
-    events_per_s: float
-    requests_per_s: float = 0.0
-    p50_ms: float = 0.0
-    p99_ms: float = 0.0
-    generator_cpu: float = 0.0
-    server_core_busy: float = 0.0
-    events_acknowledged: int = 0
-    events_stored: int | None = None
-    readable_after_s: float | None = None
-    problems: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a run does, from the command line."""
-
-    generator: str
-    server_core: int
-    generator_core: int
-    connections: int
-    seconds: float
-    warm_up_s: float
-    path: str
-    server_arguments: list[str]
-    scratch: Path
-
-
-def measure(
-    plan: Plan, shape: load.Shape, requests: list[load.Prepared], server_name: str, round_: int
-) -> Sample:
-    """Start one server, load it, stop it, and check what it stored."""
-    folder = Path(tempfile.mkdtemp(prefix="saturate-", dir=plan.scratch))
-    try:
-        arguments = server_command(plan, server_name, folder / "data", requests[0].path)
-        log = folder / "server.log"
-        with servers.running(arguments, core=plan.server_core, log=log) as server:
-            sample, sent = send_load(plan, shape, requests, server, folder / "requests")
-            sample.round, sample.server = round_, server_name
-            events_dir = folder / "data" / "events"
-            if server_name != BASELINE:
-                expected = sample.events_acknowledged
-                sample.readable_after_s = stored.wait_for_lines(
-                    events_dir, expected, READABLE_S_MAX
-                )
-                if sample.readable_after_s is None:
-                    sample.problems.append(
-                        f"acknowledged events not readable after {READABLE_S_MAX:.0f} s"
-                    )
-            server.stop()
-        if server.exit_code != 0:
-            sample.problems.append(f"the server ended with exit code {server.exit_code}")
-        if server_name != BASELINE:
-            sample.events_stored, faults = stored.check(
-                events_dir,
-                [request.event_ids for request in requests],
-                acknowledged=sum(one.acknowledged for one in sent) + 1,
-                in_flight=sum(one.in_flight for one in sent),
-            )
-            sample.problems += faults
-        return sample
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        # The next server must not wait for this one's dirty pages.
-        os.sync()
-
-
-def server_command(plan: Plan, name: str, data_dir: Path, path: str) -> list[str]:
-    if name == BASELINE:
-        return [str(load.HERE / "baseline_server.py"), "--port", "0", "--path", path]
-    command = ["-m", "segsrv", "serve", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--data-dir", str(data_dir), "--write-key", WRITE_KEY, "--durability", name]
-    return command + plan.server_arguments
-
-
-def send_load(
-    plan: Plan,
-    shape: load.Shape,
-    requests: list[load.Prepared],
-    server: servers.Server,
-    folder: Path,
-) -> tuple[Sample, list[load.Load]]:
-    """Check one answer, warm up, then measure; all of it counts for what must be stored."""
-    load.write_requests(requests, folder, server.port)
-    servers.check_answer(server.port, requests[0])
-
-    def run(seconds: float) -> load.Load:
-        return load.send(
-            plan.generator,
-            port=server.port,
-            folder=folder,
-            connections=plan.connections,
-            seconds=seconds,
-            core=plan.generator_core,
-        )
-
-    warm_up = run(plan.warm_up_s)
-    busy_before, up_before = machine.core_seconds(plan.server_core)
-    measured = run(plan.seconds)
-    busy_after, up_after = machine.core_seconds(plan.server_core)
-    requests_per_s = measured.acknowledged / measured.seconds
-    sample = Sample(
-        round=0,
-        shape=shape.name,
-        server="",
-        events_per_s=requests_per_s * shape.events,
-        requests_per_s=requests_per_s,
-        p50_ms=measured.p50_ms,
-        p99_ms=measured.p99_ms,
-        generator_cpu=measured.cpu_share,
-        server_core_busy=(busy_after - busy_before) / max(up_after - up_before, 1e-9),
-        events_acknowledged=(warm_up.acknowledged + measured.acknowledged + 1) * shape.events,
-    )
-    for one in (warm_up, measured):
-        if one.failed or one.broken:
-            sample.problems.append(
-                f"{one.failed} requests not answered with 200, {one.broken} not at all"
-            )
-    return sample, [warm_up, measured]
-
-
-def measure_orjson(
-    shape: load.Shape, requests: list[load.Prepared], round_: int, seconds: float, core: int
-) -> Sample:
-    """Parse and serialise the same bodies and do nothing else: the floor under any JSON server."""
-    bodies = [request.body for request in requests]
-    done = 0
-    with machine.pinned(core):
-        started = time.perf_counter()
-        while (elapsed_s := time.perf_counter() - started) < seconds:
-            for body in bodies:
-                orjson.dumps(orjson.loads(body))
-            done += len(bodies)
-    return Sample(
-        round=round_,
-        shape=shape.name,
-        server=ORJSON,
-        events_per_s=done * shape.events / elapsed_s,
-        requests_per_s=done / elapsed_s,
-    )
 
 
 def table(samples: list[Sample]) -> str:
@@ -209,6 +58,7 @@ def table(samples: list[Sample]) -> str:
             f"{statistics.median(sample.requests_per_s for sample in group):,.0f}",
             "" if server == ORJSON else ratio(group, groups[shape, BASELINE]),
             "" if server in {ORJSON, BASELINE} else ratio(group, groups[shape, ORJSON]),
+            f"{statistics.median(sample.cpu_us for sample in group):.1f}",
         ]
         lines.append(f"| {' | '.join(cells + load_cells(server, group))} |")
     return "\n".join(lines)
@@ -227,7 +77,7 @@ def load_cells(server: str, group: list[Sample]) -> list[str]:
     # A busy generator means that the server could take more than the figure says.
     mark = " (saturated)" if generator_cpu >= GENERATOR_SATURATED else ""
     readable = lost = ""
-    if server != BASELINE:
+    if group[0].events_stored is not None:
         waits = [sample.readable_after_s for sample in group]
         readable = "never" if None in waits else f"{max(wait or 0 for wait in waits):.1f} s"
         lost = str(sum(loss(sample) for sample in group))
@@ -238,11 +88,7 @@ def load_cells(server: str, group: list[Sample]) -> list[str]:
     return [f"{p50:.1f} / {p99:.1f}", *busy, readable, lost]
 
 
-def loss(sample: Sample) -> int:
-    return max(0, sample.events_acknowledged - (sample.events_stored or 0))
-
-
-def run(plan: Plan, options: argparse.Namespace) -> list[Sample]:
+def run(plan: Plan, options: argparse.Namespace, geoip_db: Path) -> list[Sample]:
     shapes = load.make_shapes(
         options.batch_events,
         single_endpoint=options.single_endpoint,
@@ -252,24 +98,38 @@ def run(plan: Plan, options: argparse.Namespace) -> list[Sample]:
     prepared = {
         name: load.prepare(
             shapes[name],
-            path=plan.path,
-            write_key=WRITE_KEY,
+            path=options.path,
+            write_key=contenders.WRITE_KEY,
             event_bytes=options.payload_bytes,
             seed=options.seed,
         )
         for name in options.shape
     }
+    beside = make_contenders(options, geoip_db)
     for round_ in range(1, options.rounds + 1):
         for name, requests in prepared.items():
             seconds = min(1.0, plan.seconds)
             samples.append(
                 measure_orjson(shapes[name], requests, round_, seconds, plan.server_core)
             )
-            for server_name in (BASELINE, *options.durability):
-                sample = measure(plan, shapes[name], requests, server_name, round_)
+            for contender in beside:
+                sample = measure(plan, shapes[name], requests, contender, round_)
                 samples.append(sample)
                 progress(sample)
     return samples
+
+
+def make_contenders(options: argparse.Namespace, geoip_db: Path) -> list[contenders.Contender]:
+    flags = ("--geoip-db", str(geoip_db), *options.server_arg)
+    ends = (options.single_endpoint, options.batch_endpoint)
+    made = [contenders.baseline(options.path, *ends)]
+    made += [contenders.segsrv(durability, flags) for durability in options.durability]
+    if options.beside:
+        name = f"fsync of {options.beside.name}"
+        made.append(contenders.segsrv("fsync", flags, name=name, tree=options.beside.resolve()))
+    if options.victoria_logs:
+        made.append(contenders.victoria_logs(options.victoria_logs))
+    return made
 
 
 def progress(sample: Sample) -> None:
@@ -307,6 +167,9 @@ def parse_options() -> argparse.Namespace:
     add(
         "--server-arg", action="append", default=[], help="for segsrv, as --server-arg=--flag=value"
     )
+    add("--beside", type=Path, metavar="TREE", help="another tree of segsrv, in the same rounds")
+    add("--victoria-logs", type=Path, metavar="BINARY", help="VictoriaLogs, in the same rounds")
+    add("--new-heads", action="store_true", help="single events from addresses that all differ")
     add("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="disk to measure on")
     add("--seed", type=int, default=1, help="of the payloads")
     add("--json", type=Path, help="write every sample and the machine to this file")
@@ -320,6 +183,8 @@ def parse_options() -> argparse.Namespace:
         parser.error(f"--scratch {options.scratch}: no such folder")
     options.shape = options.shape or ["single", "batch"]
     options.durability = options.durability or ["fsync"]
+    if options.new_heads and "batch" in options.shape:
+        parser.error("--new-heads is for --shape single: batches come from one backend")
     if options.server_core == options.generator_core:
         print("server and generator share a core: the figures mean little", file=sys.stderr)
     return options
@@ -335,14 +200,14 @@ def main() -> int:
         connections=options.connections,
         seconds=options.seconds,
         warm_up_s=options.warm_up,
-        path=options.path,
-        server_arguments=options.server_arg,
         scratch=options.scratch,
+        new_heads=options.new_heads,
     )
     facts = machine.describe(plan.scratch) | {"generator": plan.generator}
     # This process only waits; what little it does must not be the server's loss.
     os.sched_setaffinity(0, {options.generator_core})
-    samples = run(plan, options)
+    with tempfile.TemporaryDirectory(dir=plan.scratch) as folder:
+        samples = run(plan, options, locations.write_database(Path(folder) / "places.mmdb"))
 
     for name, text in facts.items():
         print(f"* {name}: {text}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import uvloop
+from addresses import with_new_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +27,10 @@ DRAIN_S_MAX = 10.0
 class Tally:
     """What all connections share: the requests to send, until when, and what came back."""
 
-    def __init__(self, requests: list[bytes], deadline: float) -> None:
-        self.requests: Iterator[bytes] = cycle(requests)
+    def __init__(self, requests: Iterator[bytes], deadline: float, ending: bytes) -> None:
+        self.requests = requests
         self.deadline = deadline
+        self.ending = ending
         self.latencies_s: list[float] = []
         self.failed = 0
         self.broken = 0
@@ -61,7 +63,7 @@ class Connection(asyncio.Protocol):
         self.received = b""
         now = time.perf_counter()
         self.tally.latencies_s.append(now - self.sent_at)
-        if not data.startswith(b"HTTP/1.1 200 ") or not data.endswith(b"}"):
+        if not data.startswith(b"HTTP/1.1 200 ") or not data.endswith(self.tally.ending):
             self.tally.failed += 1
         if now < self.tally.deadline:
             self.send()
@@ -91,11 +93,12 @@ def percentile(ordered: list[float], share: float) -> float:
 
 
 async def send_load(
-    port: int, requests: list[bytes], connections: int, seconds: float
+    port: int, requests: Iterator[bytes], connections: int, seconds: float, *, ending: bytes = b"}"
 ) -> dict[str, Any]:
+    """Send *requests* in turn for *seconds*; a good answer is a 200 that ends with *ending*."""
     loop = asyncio.get_running_loop()
     cpu_before, started = time.process_time(), time.perf_counter()
-    tally = Tally(requests, started + seconds)
+    tally = Tally(requests, started + seconds, ending)
     opened = [
         (await loop.create_connection(lambda: Connection(tally), "127.0.0.1", port))[1]
         for _ in range(connections)
@@ -112,6 +115,7 @@ async def send_load(
         "seconds": elapsed_s,
         "p50_ms": percentile(ordered, 0.5) * 1e3,
         "p99_ms": percentile(ordered, 0.99) * 1e3,
+        "p999_ms": percentile(ordered, 0.999) * 1e3,
         "cpu_s": time.process_time() - cpu_before,
     }
 
@@ -122,9 +126,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="with one whole HTTP request per *.http file")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--new-heads", type=int, metavar="START", help="forwarded addresses that vary from START on"
+    )
+    parser.add_argument("--any-body", action="store_true", help="answers need not be JSON")
     options = parser.parse_args()
-    requests = [path.read_bytes() for path in sorted(options.folder.glob("*.http"))]
-    result = uvloop.run(send_load(options.port, requests, options.connections, options.seconds))
+    prepared = [path.read_bytes() for path in sorted(options.folder.glob("*.http"))]
+    start = options.new_heads
+    requests = cycle(prepared) if start is None else with_new_heads(prepared, start)
+    ending = b"" if options.any_body else b"}"
+    result = uvloop.run(
+        send_load(options.port, requests, options.connections, options.seconds, ending=ending)
+    )
     print("RESULT", orjson.dumps(result).decode())
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 START_S_MAX = 20.0
 STOP_S_MAX = 30.0
-LISTENING = re.compile(rb"listening on http://127\.0\.0\.1:(\d+)")
+# As segsrv and our own servers say it, and as VictoriaLogs does.
+LISTENING = re.compile(rb"(?:listening on|server at) http://127\.0\.0\.1:(\d+)")
 
 
 @dataclass(slots=True)
@@ -47,16 +48,22 @@ class Server:
 
 @contextmanager
 def running(
-    arguments: list[str], *, core: int, log: Path, more_cores: tuple[int, ...] = ()
+    arguments: list[str],
+    *,
+    core: int,
+    log: Path,
+    more_cores: tuple[int, ...] = (),
+    program: str = sys.executable,
+    folder: Path = REPOSITORY,
 ) -> Iterator[Server]:
-    """Start `python ARGUMENTS` on *core* and wait until it says where it listens."""
+    """Start `PROGRAM ARGUMENTS` on *core* in *folder*, and wait until it says where it listens."""
     # The settings of whoever runs the benchmark must not leak into the server under test.
     environ = {name: text for name, text in os.environ.items() if not name.startswith("SEGSRV_")}
     environ["PYTHONUNBUFFERED"] = "1"
     with log.open("wb") as output, pinned(core, *more_cores):
         process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=REPOSITORY,
+            [program, *arguments],
+            cwd=folder,
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -90,8 +97,11 @@ def stop_children_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
-def check_answer(port: int, request: Prepared) -> None:
-    """Send *request* once and insist on what an SDK insists on: 200 and a JSON object."""
+def check_answer(port: int, request: Prepared, *, is_json: bool = True) -> None:
+    """Send *request* once and insist on what an SDK insists on: 200 and a JSON object.
+
+    A server that speaks to no SDK need not answer with JSON.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("POST", request.path, request.body, request.headers)
@@ -99,5 +109,5 @@ def check_answer(port: int, request: Prepared) -> None:
         status, body = response.status, response.read()
     finally:
         connection.close()
-    if status != 200 or not isinstance(orjson.loads(body), dict):
+    if status != 200 or (is_json and not isinstance(orjson.loads(body), dict)):
         raise RuntimeError(f"expected 200 and a JSON object, got {status} {body[:200]!r}")

@@ -50,11 +50,11 @@ def wait_for_lines(events_dir: Path, expected: int, timeout_s: float) -> float |
 
 
 def event_id(event: dict[str, Any]) -> str | None:
-    """Read the id that the server gave a stored event, in either of its two formats."""
+    """Read the id of a stored event, in either of the server's formats or as it was sent."""
     context = event.get("eventn_ctx")
     if isinstance(context, dict):
         return context.get("event_id")
-    return event.get("eventn_ctx_event_id")
+    return event.get("eventn_ctx_event_id") or event.get("messageId")
 
 
 def check(

@@ -9,7 +9,8 @@ import contextlib
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from tests.site import FLAT, KEY, basic, new_id
 
@@ -27,6 +28,21 @@ class Load:
         self.answers: Counter[int] = Counter()
         self._random = random.Random(seed)
         self._pad = "x" * event_bytes
+
+    def make_request(self) -> tuple[Sequence[Any], bytes]:
+        """Return the ids of some new events, and a body that has these events."""
+        count = self._random.choice((1, 1, 2, BATCH_EVENTS_MAX))
+        ids = [new_id() for _number in range(count)]
+        events = [
+            {"type": "track", "event": "load", "userId": "u", "messageId": event_id}
+            | {"properties": {"pad": self._pad}}
+            for event_id in ids
+        ]
+        return ids, json.dumps(events[0] if count == 1 else {"batch": events}).encode()
+
+    def acknowledge(self, ids: Sequence[Any]) -> None:
+        """Note that the events with *ids* were answered with 200."""
+        self.acknowledged.update(ids)
 
     @contextlib.asynccontextmanager
     async def running(self, port: int) -> AsyncIterator[None]:
@@ -58,14 +74,7 @@ class Load:
     async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         is_open = True
         while is_open:
-            count = self._random.choice((1, 1, 2, BATCH_EVENTS_MAX))
-            ids = [new_id() for _number in range(count)]
-            events = [
-                {"type": "track", "event": "load", "userId": "u", "messageId": event_id}
-                | {"properties": {"pad": self._pad}}
-                for event_id in ids
-            ]
-            body = json.dumps(events[0] if count == 1 else {"batch": events}).encode()
+            ids, body = self.make_request()
             writer.write(
                 b"POST %s HTTP/1.1\r\nHost: localhost\r\nAuthorization: %s\r\n"
                 b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
@@ -75,7 +84,7 @@ class Load:
                 status, is_open = await _answer(reader)
             self.answers[status] += 1
             if status == 200:
-                self.acknowledged.update(ids)
+                self.acknowledge(ids)
             else:
                 await asyncio.sleep(REFUSED_PAUSE_S)
 

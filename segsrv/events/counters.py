@@ -24,6 +24,10 @@ INGEST_PATHS: frozenset[PathKind] = frozenset({"batch", "single", "pixel", "tele
 OK = "ok"
 
 
+AnswersKey = tuple[str, int, PathKind, str]
+"""Code, status, kind of path, key id."""
+
+
 @dataclass(slots=True)
 class Counters:
     """Counts since the process began.
@@ -33,7 +37,7 @@ class Counters:
     `set_aside` by reason.
     """
 
-    answers: Counter[tuple[str, int, PathKind, str]] = field(default_factory=Counter)
+    answers: Counter[AnswersKey] = field(default_factory=Counter)
     events: Counter[tuple[str, str]] = field(default_factory=Counter)
     set_aside: Counter[str] = field(default_factory=Counter)
 

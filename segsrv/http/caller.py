@@ -9,7 +9,7 @@ from multidict import istr
 
 from segsrv.errors import Unauthorized
 from segsrv.events import Sender
-from segsrv.events.counters import PathKind
+from segsrv.events.counters import OK, AnswersKey, PathKind
 from segsrv.events.privacy import POLICIES, Policy
 from segsrv.http import answers
 from segsrv.http.answers import Answer
@@ -19,12 +19,28 @@ from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
 from segsrv.http.paths import Target
 from segsrv.http.request import Request
 from segsrv.http.tally import Seldom, Tally
+from segsrv.journal import facts
 from segsrv.settings import Key, Settings
 
 logger = logging.getLogger(__name__)
 
 USER_AGENT = istr("User-Agent")
 POLICY_CHARS_MAX = 20
+
+
+class Terms:
+    """What comes of a caller and the key that its events are sent with.
+
+    `sender` is who sends, for the events; `answers_key` what stored ones are counted as, and
+    `facts_head` what their facts begin with.
+    """
+
+    __slots__ = ("answers_key", "facts_head", "sender")
+
+    def __init__(self, sender: Sender, answers_key: AnswersKey, facts_head: bytes) -> None:
+        self.sender = sender
+        self.answers_key = answers_key
+        self.facts_head = facts_head
 
 
 class Caller:
@@ -35,7 +51,7 @@ class Caller:
     """
 
     __slots__ = (
-        "_senders",
+        "_terms",
         "address",
         "cookie_policy",
         "fault",
@@ -60,7 +76,7 @@ class Caller:
         self.ip_policy: Policy = "keep"
         self.ok: Answer
         # By the key's id: there are no more than configured keys.
-        self._senders: dict[str, Sender] = {}
+        self._terms: dict[str, Terms] = {}
 
     @property
     def kind(self) -> PathKind:
@@ -120,23 +136,28 @@ class Callers:
             caller.fault = error.with_traceback(None)
         return caller
 
-    def sender(self, caller: Caller, key: Key) -> Sender:
-        """Return what *caller* says of events that are sent with *key*; nobody changes it."""
-        sender = caller._senders.get(key.id)  # noqa: SLF001
-        if sender is None:
-            target = caller.target
-            sender = caller._senders[key.id] = Sender(  # noqa: SLF001
-                api_key=self._stored_keys[key.id],
-                address=caller.address,
-                user_agent=caller.user_agent,
-                cookie_policy=caller.cookie_policy,
-                ip_policy=caller.ip_policy,
-                event_type=target.event_type,
-                is_client=target.is_client,
-                gives_user_agent=target.gives_user_agent,
-                correct_timestamps=self._settings.correct_timestamps,
-            )
-        return sender
+    def terms(self, caller: Caller, key: Key) -> Terms:
+        """Return what comes of *caller* and *key*; nobody changes it."""
+        terms = caller._terms.get(key.id)  # noqa: SLF001
+        if terms is None:
+            terms = caller._terms[key.id] = self._terms(caller, key)  # noqa: SLF001
+        return terms
+
+    def _terms(self, caller: Caller, key: Key) -> Terms:
+        target = caller.target
+        sender = Sender(
+            api_key=self._stored_keys[key.id],
+            address=caller.address,
+            user_agent=caller.user_agent,
+            cookie_policy=caller.cookie_policy,
+            ip_policy=caller.ip_policy,
+            event_type=target.event_type,
+            is_client=target.is_client,
+            gives_user_agent=target.gives_user_agent,
+            correct_timestamps=self._settings.correct_timestamps,
+        )
+        facts_head = facts.head_of(key.id, target.output.name)
+        return Terms(sender, (OK, 200, target.kind, key.id), facts_head)
 
     def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
         if value is None:

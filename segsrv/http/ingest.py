@@ -12,14 +12,14 @@ from collections.abc import Callable, Generator
 from functools import partial
 
 from segsrv.errors import BadRequest, SegsrvError, ShuttingDown, Unavailable
-from segsrv.events import Outcome, Payload, Pipeline, Sender, parse, parsing
+from segsrv.events import Outcome, Payload, Pipeline, parse, parsing
 from segsrv.events.counters import OK
-from segsrv.events.scan import check_values
+from segsrv.events.scan import check_values, has_few_values
 from segsrv.http import answers
 from segsrv.http.answers import DELETE_COOKIE_BODY, Answer
 from segsrv.http.auth import Keyring
 from segsrv.http.body_shape import check_shape
-from segsrv.http.caller import Caller, Callers
+from segsrv.http.caller import Caller, Callers, Terms
 from segsrv.http.cors import Cors
 from segsrv.http.memory import check_memory, out_of_memory
 from segsrv.http.paths import Target
@@ -29,7 +29,7 @@ from segsrv.http.tally import Tally
 from segsrv.http.turns import Turns
 from segsrv.journal import facts
 from segsrv.journal.group_commit import GroupCommit
-from segsrv.settings import MIB, Key, Settings
+from segsrv.settings import MIB, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ class Ingest:
         self._pipeline = pipeline
         self._callers = callers
         self._tally = tally
+        self._counters = tally.counters
         self._turns = Turns()
-        self._limits: dict[str, int] = {
-            "batch_events_max": settings.batch_events_max,
-            "batch_shared_bytes_max": settings.batch_shared_bytes_max,
-        }
+        self._values_max = settings.body_values_max
+        self._batch_events_max = settings.batch_events_max
+        self._batch_shared_bytes_max = settings.batch_shared_bytes_max
 
     def take(self, caller: Caller, body: bytes, give: Give) -> None:
         """Take the events of *body*; *give* is called once, on the loop, now or later.
@@ -99,7 +99,7 @@ class Ingest:
 
     def swallowed(self, caller: Caller) -> Answer:
         """Return the answer to what SDKs report of themselves, and count it."""
-        self._tally.counters.answers[OK, 200, caller.kind, ""] += 1
+        self._counters.answers[OK, 200, caller.kind, ""] += 1
         return caller.ok
 
     def _take_now(self, taking: _Taking, body: bytes) -> None:
@@ -109,12 +109,19 @@ class Ingest:
                 pass
         # Asked before the work is done: what is stored has about the size of what was sent.
         commit.check_room(len(body))
-        for _ in check_values(body, self._settings.body_values_max):
-            pass
+        if not has_few_values(body, self._values_max):
+            for _ in check_values(body, self._values_max):
+                pass
         target = taking.caller.target
-        payload = parse(body, takes_array=target.takes_array, **self._limits)
-        sender = self._sender(taking, payload)
-        self._commit(commit, taking, self._pipeline.run(payload, sender, target.output))
+        payload = parse(
+            body,
+            batch_events_max=self._batch_events_max,
+            batch_shared_bytes_max=self._batch_shared_bytes_max,
+            takes_array=target.takes_array,
+        )
+        terms = self._terms(taking, payload)
+        outcome = self._pipeline.run(payload, terms.sender, target.output)
+        self._commit(commit, taking, terms, outcome)
 
     def _steps(self, taking: _Taking, body: bytes) -> Generator[None, None, None]:
         """Do as `_take_now` does, in steps of which only one is long: the parser's."""
@@ -122,15 +129,20 @@ class Ingest:
         if taking.key is None:
             yield from self._keyring.search(body)
         commit.check_room(min(len(body), ROOM_BYTES_MAX))
-        yield from check_values(body, self._settings.body_values_max)
+        yield from check_values(body, self._values_max)
         if len(body) > SMALL_BYTES_MAX:
             check_memory(body)
         target = taking.caller.target
-        payload = yield from parsing(body, takes_array=target.takes_array, **self._limits)
+        payload = yield from parsing(
+            body,
+            batch_events_max=self._batch_events_max,
+            batch_shared_bytes_max=self._batch_shared_bytes_max,
+            takes_array=target.takes_array,
+        )
         yield
-        sender, outcome = self._sender(taking, payload), Outcome()
-        yield from self._pipeline.steps(payload, sender, target.output, outcome)
-        self._commit(commit, taking, outcome)
+        terms, outcome = self._terms(taking, payload), Outcome()
+        yield from self._pipeline.steps(payload, terms.sender, target.output, outcome)
+        self._commit(commit, taking, terms, outcome)
 
     def _open_commit(self, body: bytes) -> GroupCommit:
         if self.commit is None:
@@ -139,37 +151,45 @@ class Ingest:
             raise BadRequest("the body is empty", code="invalid_json")
         return self.commit
 
-    def _sender(self, taking: _Taking, payload: Payload) -> Sender:
+    def _terms(self, taking: _Taking, payload: Payload) -> Terms:
         """Find the key of a body that is parsed, and refuse what is no event."""
         caller, key = taking.caller, taking.key
         if key is None:
             key = taking.key = self._keyring.from_body(payload.write_key)
             self._cors.check(key, caller.origin)
         check_shape(payload, caller.target)
-        return self._callers.sender(caller, key)
+        return self._callers.terms(caller, key)
 
-    def _commit(self, commit: GroupCommit, taking: _Taking, outcome: Outcome) -> None:
-        key = taking.key
-        assert key is not None, "a request without a key has no outcome"
-        self._let_go(taking)
-        if not outcome.lines and not outcome.dead_letters:
-            self._committed(taking, outcome, None)
+    def _commit(self, commit: GroupCommit, taking: _Taking, terms: Terms, outcome: Outcome) -> None:
+        if taking.held_bytes:
+            self._let_go(taking)
+        lines = outcome.lines
+        run = None
+        if lines:
+            kinds = outcome.kinds
+            run = facts.encode_behind(
+                terms.facts_head,
+                outcome.received_ms,
+                kinds[0] if len(outcome.types) == 1 else kinds,
+                list(map(len, lines)),
+                outcome.ids,
+            )
+        elif not outcome.dead_letters:
+            self._committed(taking, terms, outcome, None)
             return
-        commit.submit(
-            outcome.lines,
-            outcome.dead_letters,
-            _run(key, taking.caller.target, outcome),
-            partial(self._committed, taking, outcome),
-        )
+        done = partial(self._committed, taking, terms, outcome)
+        commit.submit(lines, outcome.dead_letters, run, done)
 
-    def _committed(self, taking: _Taking, outcome: Outcome, fault: Unavailable | None) -> None:
+    def _committed(
+        self, taking: _Taking, terms: Terms, outcome: Outcome, fault: Unavailable | None
+    ) -> None:
         """Answer when the events are safe, or for *fault* are not."""
         if fault is not None:
             self._refuse(taking, fault)
             return
-        caller, counters = taking.caller, self._tally.counters
-        counters.answers[OK, 200, caller.kind, taking.key_id] += 1
-        counters.count(caller.target.output, outcome)
+        caller = taking.caller
+        self._counters.answers[terms.answers_key] += 1
+        self._counters.count(caller.target.output, outcome)
         answer = caller.ok
         if outcome.delete_cookie:
             answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
@@ -200,7 +220,7 @@ class Ingest:
             return answers.refusal(fault, caller.ok.headers, retry_after_s=retry_after_s)
         logger.error("request: failed by a fault of this server", exc_info=fault)
         told = SegsrvError("a fault of this server; it is in its log")
-        self._tally.counters.answers[told.code, told.status, caller.kind, key_id] += 1
+        self._counters.answers[told.code, told.status, caller.kind, key_id] += 1
         return answers.refusal(told, caller.ok.headers)
 
 
@@ -218,18 +238,3 @@ class _Taking:
     @property
     def key_id(self) -> str:
         return "" if self.key is None else self.key.id
-
-
-def _run(key: Key, target: Target, outcome: Outcome) -> bytes:
-    """Return the facts of the request's events, as they travel beside their lines."""
-    kinds = outcome.kinds
-    return facts.encode(
-        facts.Run(
-            key.id,
-            target.output.name,
-            outcome.received_ms,
-            kinds[0] if len(outcome.types) == 1 else kinds,
-            list(map(len, outcome.lines)),
-            outcome.ids,
-        )
-    )

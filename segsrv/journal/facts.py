@@ -55,6 +55,18 @@ def encode(run: Run) -> bytes:
     return orjson.dumps(run[:])
 
 
+def head_of(key_id: str, format_name: str) -> bytes:
+    """Return what all runs of a key and a format begin with, for `encode_behind`."""
+    return orjson.dumps([key_id, format_name])[:-1]
+
+
+def encode_behind(
+    head: bytes, received_ms: int, types: str | list[str], lengths: list[int], ids: list[str]
+) -> bytes:
+    """Return the same as `encode`, of a run that begins with *head*."""
+    return b"%b,%d,%b" % (head, received_ms, orjson.dumps((types, lengths, ids))[1:])
+
+
 def encode_unknown(lines: Sequence[bytes]) -> bytes:
     """Return the run of *lines* of which nothing is known but their lengths."""
     lengths = [len(line) for line in lines]

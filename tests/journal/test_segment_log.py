@@ -12,7 +12,7 @@ import pytest
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
 from segsrv.journal import log as log_module
 from segsrv.journal.frame import HEADER_BYTES, OVERHEAD_BYTES
-from segsrv.journal.log import CHECK_INTERVAL_S, SegmentLog
+from segsrv.journal.log import FOUND_INTERVAL_S, SegmentLog
 from segsrv.journal.segments import HEADER_BYTES as START
 from tests.journal.children import run_child
 from tests.journal.old_journals import write_old_segment
@@ -574,6 +574,7 @@ class TestAnotherServersDirectory:
     def test_a_lock_that_was_removed_ends_its_owner(self, tmp_path, monkeypatch, segment_bytes_max):
         """When somebody else could take the lock, nothing more is acknowledged."""
         monkeypatch.setattr(log_module, "CHECK_INTERVAL_S", 0.0)
+        monkeypatch.setattr(log_module, "FOUND_INTERVAL_S", 0.0)
         with opened(tmp_path, segment_bytes_max=segment_bytes_max) as first:
             first.append(payload(0), 1)
             (tmp_path / "lock").unlink()
@@ -747,7 +748,7 @@ class TestFailedWrite:
                 log.check_space()
 
     def test_a_file_that_was_removed_takes_nothing(self, tmp_path, monkeypatch):
-        """It is noticed in CHECK_INTERVAL_S that nobody will ever find what is written there."""
+        """It is noticed in FOUND_INTERVAL_S that nobody will ever find what is written there."""
         now_s = 1_000.0
         monkeypatch.setattr(
             log_module, "time", SimpleNamespace(monotonic=lambda: now_s, time_ns=time.time_ns)
@@ -756,9 +757,9 @@ class TestFailedWrite:
             log.append(payload(0), 1)
             shutil.rmtree(tmp_path / "w0")
             # As lost as all that was not delivered when the folder went.
-            now_s += CHECK_INTERVAL_S * 0.9
+            now_s += FOUND_INTERVAL_S * 0.9
             log.append(payload(1), 1)
-            now_s += CHECK_INTERVAL_S * 0.2
+            now_s += FOUND_INTERVAL_S * 0.2
 
             with pytest.raises(JournalFault, match="its file was removed"):
                 log.append(payload(1), 1)

@@ -137,8 +137,13 @@ class SegmentLog:
         try:
             if self._fd < 0 or self._newest.end - self._newest.base >= self.segment_bytes_max:
                 self._roll()
-            if time.monotonic() >= self._space_checked_s + CHECK_INTERVAL_S:
+            now_s = time.monotonic()
+            if now_s >= self._space_checked_s + CHECK_INTERVAL_S:
                 self._check_free_space(len(payload) + len(facts))
+            if now_s >= self._lock_checked_s + CHECK_INTERVAL_S:
+                # Before anything is written: where another log took over, the place is that one's.
+                self.check_lock()
+                self._lock_checked_s = now_s
             header, trailer = frame.encode(payload, events, facts)
             self._write([header, facts, payload, trailer])
             self._check_found()
@@ -291,6 +296,7 @@ class SegmentLog:
                     raise
                 # Written again as a whole: whatever of it was written is not safe.
                 self.has_dsync = False
+                logger.info("journal: a commit takes a write and a sync: %s", error.strerror)
             else:
                 return
         write_all_at(self._fd, parts, offset)
@@ -373,9 +379,6 @@ class SegmentLog:
             # delivered; the write went nowhere.
             raise FileNotFoundError(errno.ENOENT, "its file was removed")
         self._found_checked_s = now_s
-        if now_s >= self._lock_checked_s + CHECK_INTERVAL_S:
-            self.check_lock()
-            self._lock_checked_s = now_s
 
 
 def _refusal(error: OSError) -> Unavailable:

@@ -587,6 +587,21 @@ class TestAnotherServersDirectory:
                     first.append(payload(3), 1)
                 assert drain(second) == lines(0, 2)
 
+    def test_a_file_that_both_have_open(self, tmp_path):
+        """A log that lost its lock before its first write leaves the other's frames alone."""
+        with opened(tmp_path) as first:
+            (tmp_path / "lock").unlink()
+            with opened(tmp_path) as second:
+                assert second.segments == first.segments
+                second.append(payload(0), 1)
+                with pytest.raises(JournalFault, match="its lock was replaced"):
+                    first.append(payload(1, size=50), 1)
+                second.append(payload(2), 1)
+                assert drain(second) == lines(0, 2)
+        with opened(tmp_path) as log:
+            assert drain(log) == lines(0, 2)
+            assert log.damaged_frames == 0
+
     def test_a_file_that_is_not_ours_is_not_emptied(self, tmp_path):
         """Bytes under the next file's name were never written here, so they are kept."""
         with opened(tmp_path, segment_bytes_max=1) as log:

@@ -50,6 +50,7 @@ ID_BYTES = 16
 PROBE_EVENTS = 0
 NAMES_TRIED_MAX = 16
 CHECK_INTERVAL_S = 0.05
+FOUND_INTERVAL_S = 0.005
 """A call into the kernel hands the interpreter over, which under load costs more than the call."""
 NO_DSYNC = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
 """What kernels, file systems and sandboxes say that do not know a write with its own sync."""
@@ -86,7 +87,7 @@ class SegmentLog:
         self._view = View((), None)
         self._stale: Segment | None = None
         self._fd = self._dir_fd = -1
-        self._space_checked_s = self._found_checked_s = -CHECK_INTERVAL_S
+        self._space_checked_s = self._lock_checked_s = self._found_checked_s = -CHECK_INTERVAL_S
         self.has_dsync = hasattr(os, "RWF_DSYNC")
         make_dir(directory, file_mode)
         self._lock_fd = lock.take(directory / LOCK, file_mode)
@@ -136,8 +137,13 @@ class SegmentLog:
         try:
             if self._fd < 0 or self._newest.end - self._newest.base >= self.segment_bytes_max:
                 self._roll()
-            if time.monotonic() >= self._space_checked_s + CHECK_INTERVAL_S:
+            now_s = time.monotonic()
+            if now_s >= self._space_checked_s + CHECK_INTERVAL_S:
                 self._check_free_space(len(payload) + len(facts))
+            if now_s >= self._lock_checked_s + CHECK_INTERVAL_S:
+                # Before anything is written: where another log took over, the place is that one's.
+                self.check_lock()
+                self._lock_checked_s = now_s
             header, trailer = frame.encode(payload, events, facts)
             self._write([header, facts, payload, trailer])
             self._check_found()
@@ -290,6 +296,7 @@ class SegmentLog:
                     raise
                 # Written again as a whole: whatever of it was written is not safe.
                 self.has_dsync = False
+                logger.info("journal: a commit takes a write and a sync: %s", error.strerror)
             else:
                 return
         write_all_at(self._fd, parts, offset)
@@ -365,13 +372,12 @@ class SegmentLog:
     def _check_found(self) -> None:
         """Make sure that a restart will find what was just written."""
         now_s = time.monotonic()
-        if now_s < self._found_checked_s + CHECK_INTERVAL_S:
+        if now_s < self._found_checked_s + FOUND_INTERVAL_S:
             return
         if os.fstat(self._fd).st_nlink == 0:
             # Somebody removed the data directory below the server, and with it all that was not
             # delivered; the write went nowhere.
             raise FileNotFoundError(errno.ENOENT, "its file was removed")
-        self.check_lock()
         self._found_checked_s = now_s
 
 

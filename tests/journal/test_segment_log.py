@@ -12,7 +12,7 @@ import pytest
 from segsrv.errors import DataDirInUse, JournalFault, JournalFull
 from segsrv.journal import log as log_module
 from segsrv.journal.frame import HEADER_BYTES, OVERHEAD_BYTES
-from segsrv.journal.log import CHECK_INTERVAL_S, SegmentLog
+from segsrv.journal.log import FOUND_INTERVAL_S, SegmentLog
 from segsrv.journal.segments import HEADER_BYTES as START
 from tests.journal.children import run_child
 from tests.journal.old_journals import write_old_segment
@@ -574,6 +574,7 @@ class TestAnotherServersDirectory:
     def test_a_lock_that_was_removed_ends_its_owner(self, tmp_path, monkeypatch, segment_bytes_max):
         """When somebody else could take the lock, nothing more is acknowledged."""
         monkeypatch.setattr(log_module, "CHECK_INTERVAL_S", 0.0)
+        monkeypatch.setattr(log_module, "FOUND_INTERVAL_S", 0.0)
         with opened(tmp_path, segment_bytes_max=segment_bytes_max) as first:
             first.append(payload(0), 1)
             (tmp_path / "lock").unlink()
@@ -585,6 +586,21 @@ class TestAnotherServersDirectory:
                 with pytest.raises(JournalFault, match="its lock was replaced"):
                     first.append(payload(3), 1)
                 assert drain(second) == lines(0, 2)
+
+    def test_a_file_that_both_have_open(self, tmp_path):
+        """A log that lost its lock before its first write leaves the other's frames alone."""
+        with opened(tmp_path) as first:
+            (tmp_path / "lock").unlink()
+            with opened(tmp_path) as second:
+                assert second.segments == first.segments
+                second.append(payload(0), 1)
+                with pytest.raises(JournalFault, match="its lock was replaced"):
+                    first.append(payload(1, size=50), 1)
+                second.append(payload(2), 1)
+                assert drain(second) == lines(0, 2)
+        with opened(tmp_path) as log:
+            assert drain(log) == lines(0, 2)
+            assert log.damaged_frames == 0
 
     def test_a_file_that_is_not_ours_is_not_emptied(self, tmp_path):
         """Bytes under the next file's name were never written here, so they are kept."""
@@ -747,7 +763,7 @@ class TestFailedWrite:
                 log.check_space()
 
     def test_a_file_that_was_removed_takes_nothing(self, tmp_path, monkeypatch):
-        """It is noticed in CHECK_INTERVAL_S that nobody will ever find what is written there."""
+        """It is noticed in FOUND_INTERVAL_S that nobody will ever find what is written there."""
         now_s = 1_000.0
         monkeypatch.setattr(
             log_module, "time", SimpleNamespace(monotonic=lambda: now_s, time_ns=time.time_ns)
@@ -756,9 +772,9 @@ class TestFailedWrite:
             log.append(payload(0), 1)
             shutil.rmtree(tmp_path / "w0")
             # As lost as all that was not delivered when the folder went.
-            now_s += CHECK_INTERVAL_S * 0.9
+            now_s += FOUND_INTERVAL_S * 0.9
             log.append(payload(1), 1)
-            now_s += CHECK_INTERVAL_S * 0.2
+            now_s += FOUND_INTERVAL_S * 0.2
 
             with pytest.raises(JournalFault, match="its file was removed"):
                 log.append(payload(1), 1)

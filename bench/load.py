@@ -79,7 +79,13 @@ def make_shapes(
 
 
 def prepare(
-    shape: Shape, *, path: str, write_key: str, event_bytes: int, seed: int
+    shape: Shape,
+    *,
+    path: str,
+    write_key: str,
+    event_bytes: int,
+    seed: int,
+    is_shared: bool = True,
 ) -> list[Prepared]:
     rng = random.Random(seed)
     clients = payloads.make_clients(rng)
@@ -92,7 +98,12 @@ def prepare(
             content_type, user_agent = "text/plain", client.user_agent
         else:
             body = payloads.server_batch(
-                rng, clients, events=shape.events, write_key=write_key, event_bytes=event_bytes
+                rng,
+                clients,
+                events=shape.events,
+                write_key=write_key,
+                event_bytes=event_bytes,
+                is_shared=is_shared,
             )
             content_type, user_agent = "application/json", "analytics-node-next/latest"
         message = orjson.loads(body)

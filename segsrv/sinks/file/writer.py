@@ -116,6 +116,12 @@ class FileWriter:
         with self._alone():
             try:
                 tail.end()
+                for folder in sorted({(self._root / file).parent for file in tail.passed}):
+                    if folder.exists():
+                        # Whoever made it, or a file in it, may have been killed before its name was
+                        # safe.
+                        make_dir(folder, self._file_mode)
+                        sync_dir(folder)
             except BaseException:
                 self.is_suspect = True
                 raise
@@ -240,7 +246,8 @@ class FileWriter:
         try:
             sync_dir(path.parent)
         except OSError:
-            self._let_go()
+            # Whoever finds the file makes its name safe.
+            self.place = None
             raise
 
     def _write(self, parts: Sequence[Lines], place: Placement) -> None:

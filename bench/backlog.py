@@ -33,7 +33,7 @@ def fill(directory: Path, *, events: int, is_single: bool, seed: int = 1) -> lis
 
     A commit holds one batch, or as many single events as come from 64 connections.
     """
-    rng, pipeline = random.Random(seed), make_pipeline()
+    rng, pipeline = random.Random(seed), make_pipeline([])
     clients = payloads.make_clients(rng)
     ids: list[str] = []
     log = _open(directory)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import load
 import machine
-from micro_events import exhaust, make_pipeline, microseconds, requests_of, run_pipeline
+from micro_events import make_pipeline, microseconds, run_pipeline
 
 from segsrv.events import FLAT
 from segsrv.journal import facts
@@ -34,14 +34,16 @@ READ_BYTES = 1 << 20
 
 
 def measure_facts(options: argparse.Namespace) -> None:
-    pipeline = make_pipeline()
+    pipeline = make_pipeline([])
     print("| load | facts µs an event | event path µs | bytes an event: facts | lines |")
     print("|---|---|---|---|---|")
     for shape in load.make_shapes(options.batch_events).values():
-        requests = requests_of(shape)
-        outcomes = list(run_pipeline(pipeline, requests, FLAT))
-        answers = [out.lines for out in outcomes]
-        known = [(out.lines, out.ids, ["track"] * len(out.lines)) for out in outcomes]
+        requests = load.prepare(shape, path="", write_key="bench", event_bytes=0, seed=1)
+        answers = run_pipeline(pipeline, requests, FLAT)
+        known = [
+            (lines, list(request.event_ids), ["track"] * len(lines))
+            for lines, request in zip(answers, requests, strict=True)
+        ]
         events = sum(map(len, answers))
 
         def encode(known: list[tuple[list[bytes], list[str], list[str]]] = known) -> int:
@@ -54,7 +56,7 @@ def measure_facts(options: argparse.Namespace) -> None:
         cost_us = statistics.median(
             microseconds(encode, events, 0.3) for _ in range(options.rounds)
         )
-        path_us = microseconds(lambda: exhaust(pipeline, requests, FLAT), events, 1.0)  # noqa: B023
+        path_us = microseconds(lambda: run_pipeline(pipeline, requests, FLAT), events, 1.0)  # noqa: B023
         line_bytes = sum(len(line) for lines in answers for line in lines)
         print(
             f"| {shape.name} | {cost_us:.2f} | {path_us:.1f} "

@@ -12,13 +12,15 @@ import orjson
 
 from segsrv.delivery.cursor import Mark, Ranges, Span
 from segsrv.delivery.source import Source
+from segsrv.errors import SinkMisconfigured
 from segsrv.journal.facts import Facts, Run, each
 from segsrv.journal.reader import Stored
-from segsrv.sinks.base import Batch, Ends, Lines
+from segsrv.sinks.base import PLACEMENT_BYTES_MAX, Batch, Ends, Lines, Placement
 
 ID_CHARS = 24
 TIME_CHARS = 12
 PART_ID_CHARS = 8
+UNSAVED_BYTES_MAX = 32 << 20
 
 
 class Slice(NamedTuple):
@@ -41,7 +43,9 @@ class Bundle:
     @property
     def received_ms(self) -> int:
         """When the oldest of these events was received; 0 if that is not known."""
-        known = [part.frame.runs[0].received_ms for part in self.slices if part.frame.runs]
+        # The first of each journal is its oldest; facts cost something to read.
+        first = {part.journal_id: part.frame for part in reversed(self.slices)}
+        known = [frame.runs[0].received_ms for frame in first.values() if frame.runs]
         return min(known, default=0)
 
     @property
@@ -65,11 +69,15 @@ class Bundle:
 
 @dataclass(slots=True, frozen=True)
 class Limits:
-    """How much goes to a sink at once, and how long an event may wait for more."""
+    """How much goes to a sink at once, and how long an event may wait for more.
+
+    Of a sink with a `Writer`, `unsaved_bytes_max` of the journals go before the cursor is saved.
+    """
 
     events_max: int
     bytes_max: int
     interval_s: float
+    unsaved_bytes_max: int = UNSAVED_BYTES_MAX
 
 
 @dataclass(slots=True, frozen=True)
@@ -221,11 +229,26 @@ def batch_of(batch_id: str, slices: Sequence[Slice], ends: Ends | None = None) -
     """Return the events of *slices* for a sink."""
     return Batch(
         batch_id,
-        [_content(part) for part in slices],
+        [content_of(part) for part in slices],
         count(slices),
         lambda: [fact for part in slices for fact in facts_of(part)],
         ends,
     )
+
+
+def checked(placement: Placement) -> Placement:
+    """Return *placement* if there is room for it.
+
+    Raises:
+        SinkMisconfigured: It is too large.
+
+    """
+    size = len(orjson.dumps(placement))
+    if size > PLACEMENT_BYTES_MAX:
+        raise SinkMisconfigured(
+            f"its placement takes {size} bytes, the limit is {PLACEMENT_BYTES_MAX}"
+        )
+    return placement
 
 
 def facts_of(part: Slice) -> list[Facts]:
@@ -252,7 +275,8 @@ def part_of(batch: Batch, ranges: Ranges, ends: Ends) -> Batch:
     )
 
 
-def _content(part: Slice) -> Lines:
+def content_of(part: Slice) -> Lines:
+    """Return the lines of *part*."""
     if part.low == 0 and part.high == part.frame.events:
         return part.frame.payload
     starts = offsets(part.frame)
@@ -260,7 +284,7 @@ def _content(part: Slice) -> Lines:
 
 
 def _size(part: Slice) -> int:
-    return len(_content(part))
+    return len(content_of(part))
 
 
 def _fitting(frame: Stored, low: int, size: int, *, is_first: bool) -> int:

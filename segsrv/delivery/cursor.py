@@ -150,6 +150,11 @@ class CursorFile:
         return self._kept[0] if self._kept else None
 
     @property
+    def older(self) -> Cursor | None:
+        """What a fall back to the older slot would start from; None if there is none."""
+        return self._kept[1] if len(self._kept) == 2 else None
+
+    @property
     def is_settled(self) -> bool:
         """Whether both slots say the same."""
         return len(self._kept) == 2 and self._kept[0] == self._kept[1]

@@ -20,11 +20,15 @@ ANY_ID = "*"
 
 @dataclass(slots=True)
 class Inheritance:
-    """Marks by the journal's name, with the journal's id, and what was being sent, in order."""
+    """Marks by the journal's name, with the journal's id, and what was being sent, in order.
+
+    `others` are cursors of other writers that said so, with what they spoke for.
+    """
 
     marks: dict[str, tuple[str, Mark]] = field(default_factory=dict)
     sending: list[Cursor] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
+    others: list[Cursor] = field(default_factory=list)
 
     def add(self, cursor: Cursor) -> None:
         """Take *cursor* over for the journals that are not known yet, or less far."""
@@ -80,6 +84,8 @@ def inherit(
         newest, _older, _damaged = cursors.read(path)
         if newest is None:
             continue
+        if newest.placement and not newest.is_sending:
+            inherited.others.append(newest)
         spans = {journal: span for journal, span in newest.spans.items() if journal in journals}
         if len(spans) == len(newest.spans):
             inherited.add(newest)

@@ -7,51 +7,32 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
-
-import orjson
 
 from segsrv.delivery import bundle as bundles
 from segsrv.delivery.attempts import Attempts, State
 from segsrv.delivery.believing import IsOurs, believed
 from segsrv.delivery.bundle import Bundle, Filter, Limits, batch_of
 from segsrv.delivery.cursor import NOTHING, Cursor, CursorFile, InHand, Mark, Ranges, Span
+from segsrv.delivery.disk import DiskThread
+from segsrv.delivery.flow import Flow
 from segsrv.delivery.inheritance import ANY_ID, Inheritance, in_hand
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
-from segsrv.delivery.standing import Standing
-from segsrv.errors import SinkMisconfigured
-from segsrv.sinks.base import PLACEMENT_BYTES_MAX, Batch, Delivered, Placement, Sink
+from segsrv.delivery.standing import SETTLE_S, ShipperStats, Standing
+from segsrv.sinks.base import Batch, Delivered, Placement, Sink, Writer
 
 logger = logging.getLogger(__name__)
 
 SALT_BYTES = 8
-SETTLE_S = 1.0
 SETTLE_BYTES_MAX = 256 << 10
 """When the cursor's other slot gets to say that all is delivered, so that the journals let go of
-it: so long after the last batch, or at once if it is more."""
-OPEN_POLL_S = 0.05
+it: SETTLE_S after the last batch, or at once if it is more."""
 POLL_S = 0.25
 """A wake-up from another process could be missed for so long."""
-DISK_TIMEOUT_S = 60.0
-DISK_RETRY_S_MAX = 5.0
 CLOSE_TIMEOUT_S = 10.0
-
-T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class ShipperStats:
-    """Plain counters of one shipper."""
-
-    batches: int = 0
-    events: int = 0
-    filtered_events: int = 0
 
 
 class Shipper:
@@ -94,15 +75,17 @@ class Shipper:
         self._is_ours = is_ours
         self._salt = secrets.token_hex(SALT_BYTES)
         self._has_asked = False
-        self._oldest_ms = 0
-        self._turn = 0
+        self._oldest_ms = self._turn = 0
+        writer: Writer | None = getattr(sink, "writer", None)
+        self._flow = None
+        if writer is not None:
+            self._flow = Flow(
+                writer, self.standing, attempts, limits, self._picks, judge, self._note_oldest
+            )
+        # What is left of a full batch has waited for its interval.
         self._is_behind = False
         self._resending: Inheritance | None = None
-        # One thread: a call that was given up may still be under way when the next one is made.
-        self._disk_attempts = Attempts(
-            f"the disk of {name}", timeout_s=DISK_TIMEOUT_S, retry_s_max=DISK_RETRY_S_MAX
-        )
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="segsrv-delivery")
+        self._disk = DiskThread(name)
         self._grown = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -114,17 +97,17 @@ class Shipper:
     @property
     def state(self) -> State:
         """How the sink is; `retrying` also while delivery's own disk refuses."""
-        return self.attempts.state if self.attempts.state != "ok" else self._disk_attempts.state
+        return self.attempts.state if self.attempts.state != "ok" else self._disk.attempts.state
 
     @property
     def message(self) -> str:
         """Why `state` is not ok."""
-        return self.attempts.message or self._disk_attempts.message
+        return self.attempts.message or self._disk.attempts.message
 
     @property
     def failures(self) -> int:
         """Calls that failed, to the sink and to the disk."""
-        return self.attempts.failures + self._disk_attempts.failures
+        return self.attempts.failures + self._disk.attempts.failures
 
     @property
     def lag_bytes(self) -> int:
@@ -155,9 +138,10 @@ class Shipper:
             await asyncio.wait([self._task])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                if self._flow is not None:
+                    await self._flow.close()
                 await self.sink.close()
-        # What a thread has begun goes on though nobody waits; no other server may meet it.
-        await asyncio.get_running_loop().run_in_executor(None, self._disk.shutdown)
+        await self._disk.close()
         self.standing.file.close()
         if self.judge is not None:
             self.judge.close()
@@ -180,15 +164,22 @@ class Shipper:
         moved: dict[str, Mark] = {}
         marks = standing.marks()
         try:
+            if self._flow is not None:
+                # Saved before anything is set aside: after a crash in between, what is behind the
+                # cursor is not in the sink as well.
+                await self._flow.give_up(self._resending)
+                marks = standing.marks()
+                await self._disk.once(partial(standing.save, standing.cursor()))
+                standing.saved()
             # Once: the sink may be slow and not dead, and gets nothing meanwhile.
-            moved = await asyncio.get_running_loop().run_in_executor(self._disk, move, marks)
+            moved = await self._disk.once(partial(move, marks))
             standing.move(moved)
             if moved:
                 # It is in what was set aside, too.
                 self._resending = None
                 self._oldest_ms = 0
                 for _slot in range(2):
-                    await self._save()
+                    await self._write_down()
         finally:
             if not moved and self._resending is None:
                 known = standing.known(marks)
@@ -210,13 +201,13 @@ class Shipper:
     async def _load(self) -> None:
         """Find out where this sink stands."""
         standing = self.standing
-        cursor = await self._on_disk(standing.file.load)
-        inherited = await self._on_disk(lambda: self._inherit(cursor))
+        cursor = await self._disk.until_done(standing.file.load)
+        inherited = await self._disk.until_done(lambda: self._inherit(cursor))
         if self.judge is not None:
-            await self._on_disk(self.judge.open)
+            await self._disk.until_done(self.judge.open)
         if cursor is not None:
             standing.placement = cursor.placement
-        await self._until_open(inherited.marks.keys() & standing.sources.keys())
+        await self.standing.until_open(inherited.marks.keys() & standing.sources.keys())
         standing.take_over(inherited.marks)
         self._resending = inherited
 
@@ -225,9 +216,7 @@ class Shipper:
             # Of a sink that is down from the start nothing else says how long events have waited.
             sources, marks = self._readable()
             with contextlib.suppress(OSError):
-                self._oldest_ms = await asyncio.get_running_loop().run_in_executor(
-                    self._disk, bundles.oldest_ms, sources, marks
-                )
+                self._oldest_ms = await self._disk.once(lambda: bundles.oldest_ms(sources, marks))
         await self.sink.open()
 
     async def _take_delivered(self) -> None:
@@ -236,9 +225,9 @@ class Shipper:
         if ask is None:
             return
         # Of a journal that opens later, nothing would be known.
-        await self._until_open(self.standing.sources)
+        await self.standing.until_open(self.standing.sources)
         delivered: Delivered = await self.attempts.until_taken(ask)
-        moved = await self._on_disk(
+        moved = await self._disk.until_done(
             lambda: believed(self.standing, delivered, self._is_ours),
         )
         if moved:
@@ -260,6 +249,9 @@ class Shipper:
     async def _resend(self, inherited: Inheritance) -> None:
         """Send again what was being sent when delivery ended, as it was."""
         sources = self.standing.sources
+        if self._flow is not None:
+            # What another journal had sent would be taken for what is nobody's.
+            await self.standing.until_open(sources)
         for sending in inherited.sending:
             spans = {
                 name: span._replace(journal_id=sources[name].id)
@@ -268,23 +260,19 @@ class Shipper:
                 for name, span in sending.spans.items()
                 if span.end != span.start and name in sources
             }
-            bundle = await self._on_disk(partial(bundles.read_again, sources, spans))
+            bundle = await self._disk.until_done(partial(bundles.read_again, sources, spans))
             in_hand = sending.in_hand
             if batch := await self._batch(bundle, in_hand.batch_id or bundle.batch_id()):
                 # Where the filter was changed, the numbers are those of other events.
                 parts = in_hand.parts if in_hand.events == batch.events else ()
                 await self._send(bundle, batch, sending.placement, parts)
             self.standing.advance(bundle)
+        self.standing.keep()
+        if self._flow is not None:
+            await self._flow.take_over(inherited.others)
         await self._save()
-        await self._on_disk(inherited.forget)
+        await self._disk.until_done(inherited.forget)
         self._resending = None
-
-    async def _until_open(self, names: Iterable[str]) -> None:
-        """Wait for the workers that have these journals to come up."""
-        for name in names:
-            # The board has no event to wait for.
-            while not self.standing.sources[name].id:  # noqa: ASYNC110
-                await asyncio.sleep(OPEN_POLL_S)
 
     async def _linger(self) -> bool:
         """Wait until there is something, then a little longer for a fuller batch; False to end."""
@@ -298,14 +286,17 @@ class Shipper:
             if self.lag_bytes:
                 break
             self._oldest_ms = 0
-            if self.standing.is_unsaved:
+            is_stopping, standing = self._stopping.is_set(), self.standing
+            is_due = self._flow is None or is_stopping or standing.is_due
+            if standing.is_unsaved and is_due:
                 await self._save()
-            if self._stopping.is_set():
+            if self._flow is None:
+                is_large = standing.unreleased_bytes > SETTLE_BYTES_MAX
+                is_due = not is_stopping and (is_large or time.monotonic() >= settled_at)
+            if is_due and not standing.file.is_settled:
+                await self._save()
+            if is_stopping:
                 return False
-            if not self.standing.file.is_settled and (
-                time.monotonic() >= settled_at or self.standing.unreleased_bytes > SETTLE_BYTES_MAX
-            ):
-                await self._save()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
         self.is_waiting = False
@@ -319,15 +310,17 @@ class Shipper:
     async def _step(self) -> None:
         """Deliver one batch."""
         sources, marks = self._readable()
-        bundle = await self._on_disk(lambda: bundles.read(sources, marks, self._limits))
-        self._oldest_ms = bundle.received_ms or self._oldest_ms
-        # What is left has waited for its interval.
+        if self._flow is not None:
+            self._is_behind = await self._flow.deliver(sources, marks, self.stats, self._save)
+            return
+        bundle = await self._disk.until_done(lambda: bundles.read(sources, marks, self._limits))
+        self._note_oldest(bundle.received_ms)
         self._is_behind = bundle.events >= self._limits.events_max
         now_ms = time.time_ns() // 1_000_000
         batch = await self._batch(bundle, bundle.batch_id(self._salt, now_ms))
         if batch is None:
             self.standing.advance(bundle)
-            if time.monotonic() >= self.standing.saved_at + SETTLE_S:
+            if self.standing.is_due:
                 # A filter may let nothing pass for long, and the journals should get smaller.
                 await self._save()
             return
@@ -342,13 +335,7 @@ class Shipper:
             await self._save()
 
     async def _plan(self, batch: Batch) -> Placement:
-        placement = await self.sink.plan(batch, self.standing.placement)
-        size = len(orjson.dumps(placement))
-        if size > PLACEMENT_BYTES_MAX:
-            raise SinkMisconfigured(
-                f"its placement takes {size} bytes, the limit is {PLACEMENT_BYTES_MAX}"
-            )
-        return placement
+        return bundles.checked(await self.sink.plan(batch, self.standing.placement))
 
     async def _batch(self, bundle: Bundle, batch_id: str) -> Batch | None:
         """Return the events that the sink gets of *bundle*; None if it gets none."""
@@ -358,7 +345,7 @@ class Shipper:
             self.stats.filtered_events += bundle.events - bundles.count(slices)
         if self.judge is not None and slices:
             judge, picked = self.judge, slices
-            slices = await self._on_disk(lambda: judge.pick(picked))
+            slices = await self._disk.until_done(lambda: judge.pick(picked))
         # Of all journals: what a sink keeps is whole, and nothing in it older than the batch's id.
         ends = {**self.standing.ends(), **bundle.ends}
         return batch_of(batch_id, slices, ends) if slices else None
@@ -373,7 +360,7 @@ class Shipper:
             send=lambda part: self.attempts.until_taken(
                 lambda: self.sink.send(part, placement), may_reject=True
             ),
-            on_disk=self._on_disk,
+            on_disk=self._disk.until_done,
             keep=lambda todo: self._save(bundle.spans, InHand(batch.id, batch.events, todo)),
         )
         self.stats.batches += 1
@@ -382,8 +369,17 @@ class Shipper:
         self, sending: Mapping[str, Span] | None = None, in_hand: InHand = NOTHING
     ) -> None:
         """Put on disk where this sink stands, and what is about to be sent."""
+        if self._flow is not None:
+            await self._flow.secure()
+        await self._write_down(sending, in_hand)
+        if self._flow is not None:
+            await self._flow.settle(self.standing.file.older)
+
+    async def _write_down(
+        self, sending: Mapping[str, Span] | None = None, in_hand: InHand = NOTHING
+    ) -> None:
         cursor = self.standing.cursor(sending, in_hand)
-        await self._on_disk(lambda: self._put(cursor))
+        await self._disk.until_done(lambda: self._put(cursor))
         self.standing.saved()
         self.on_advance()
 
@@ -393,10 +389,8 @@ class Shipper:
             # What is being sent would be judged again after a crash.
             self.judge.settle()
 
-    async def _on_disk(self, work: Callable[[], T]) -> T:
-        """Do blocking work of delivery's own in a thread, until the disk lets it."""
-        loop = asyncio.get_running_loop()
-        return await self._disk_attempts.until_taken(lambda: loop.run_in_executor(self._disk, work))
+    def _note_oldest(self, received_ms: int) -> None:
+        self._oldest_ms = received_ms or self._oldest_ms
 
     def _report_death(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

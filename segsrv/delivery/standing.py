@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from segsrv.delivery.bundle import Bundle
 from segsrv.delivery.cursor import NOTHING, Cursor, CursorFile, InHand, Mark, Span
@@ -13,6 +15,19 @@ from segsrv.delivery.source import Source
 from segsrv.sinks.base import Ends, Placement
 
 logger = logging.getLogger(__name__)
+
+OPEN_POLL_S = 0.05
+SETTLE_S = 1.0
+"""How long after the last save of a cursor it is due again, where nothing else asks for one."""
+
+
+@dataclass(slots=True)
+class ShipperStats:
+    """Plain counters of one shipper."""
+
+    batches: int = 0
+    events: int = 0
+    filtered_events: int = 0
 
 
 class Standing:
@@ -33,6 +48,7 @@ class Standing:
         self._name = name
         self._guard = guard
         self._marks: dict[str, tuple[str, Mark]] = {}
+        self._safe: tuple[dict[str, tuple[str, Mark]], Placement] = ({}, {})
 
     @property
     def lag_bytes(self) -> int:
@@ -42,11 +58,25 @@ class Standing:
         )
 
     @property
+    def unsaved_bytes(self) -> int:
+        """Bytes that are delivered, and the disk does not know."""
+        safe, _placement = self._safe
+        return sum(
+            mark.position - safe.get(name, (journal_id, Mark(0)))[1].position
+            for name, (journal_id, mark) in self._marks.items()
+        )
+
+    @property
     def unreleased_bytes(self) -> int:
         """Bytes that are delivered, but that a fall back to the older cursor would need."""
         return sum(
             self.mark(source).position - self.floor(source) for source in self.sources.values()
         )
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last save is SETTLE_S ago."""
+        return time.monotonic() >= self.saved_at + SETTLE_S
 
     def mark(self, source: Source) -> Mark:
         """Return where this sink goes on in a journal."""
@@ -67,6 +97,13 @@ class Standing:
     def floor(self, source: Source) -> int:
         """Return below which position this sink needs nothing of a journal, whatever happens."""
         return self.file.floor(source.name, source.id) if self.is_known else 0
+
+    async def until_open(self, names: Iterable[str]) -> None:
+        """Wait for the workers that have these journals to come up."""
+        for name in names:
+            # The board has no event to wait for.
+            while not self.sources[name].id:  # noqa: ASYNC110
+                await asyncio.sleep(OPEN_POLL_S)
 
     def take_over(self, marks: Mapping[str, tuple[str, Mark]]) -> None:
         """Go on from *marks*, each with its journal's id; the journals are open."""
@@ -122,3 +159,13 @@ class Standing:
         """Take note that the disk has all."""
         self.is_unsaved = False
         self.saved_at = time.monotonic()
+        self.keep()
+
+    def keep(self) -> None:
+        """Take note that the disk would bring delivery back to where it is now."""
+        self._safe = (dict(self._marks), self.placement)
+
+    def rewind(self) -> None:
+        """Go back to where the disk would bring delivery."""
+        marks, self.placement = self._safe
+        self._marks = dict(marks)

@@ -74,6 +74,61 @@ class Batch:
         return [line for part in self.parts for line in io.BytesIO(part)]
 
 
+class Tail(Protocol):
+    """What a sink has behind a placement, line by line; every call may raise OSError."""
+
+    def matches(self, content: Lines) -> tuple[int, int]:
+        """Return how many of the lines of *content* stand next, and how many bytes that is."""
+
+    def line(self) -> bytes | None:
+        """Return the line that stands next; None for the end, or what is no whole line."""
+
+    def keep(self, size: int) -> None:
+        """Pass over *size* bytes, lines that stand next."""
+
+    def cut(self) -> None:
+        """Take away all that follows."""
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+
+
+class Writer(Protocol):
+    """Of a sink that can read what it has: delivery needs no word on disk for each batch.
+
+    What was appended is safe once `sync` has returned; then delivery saves its cursor, which it
+    does seldom. After a crash it compares what comes next with the `tail` behind the placement that
+    was saved, and goes on behind what is there already. All calls block. They are made in one
+    thread; whoever made one may have given it up, so `place` tells whether it is as it should be.
+    """
+
+    place: Placement | None
+    """Where the next batch goes; None as long as that is not known."""
+    is_suspect: bool
+    """Whether a sync may have failed: all since the last good one is to be looked at again."""
+
+    def tail(self, last: Placement) -> Tail:
+        """Return what stands behind *last*, which is {} for a writer that begins.
+
+        With `cut` in *last* nothing is left there: what was, is kept elsewhere.
+        """
+
+    def go_on(self, tail: Any) -> Placement:
+        """Go on where *tail*, of `tail`, has come to, with all before it safe."""
+
+    def append(self, parts: Sequence[Lines], last: Placement) -> tuple[Placement, bool]:
+        """Write *parts*, whole lines, behind *last*; return where what follows goes, and True.
+
+        With False nothing was written: what is returned is to be saved, and then given as *last*.
+        """
+
+    def sync(self) -> None:
+        """Make all safe that was appended."""
+
+    def settled(self, place: Placement) -> None:
+        """Take note that nothing before *place* will be looked at again."""
+
+
 class Sink(Protocol):
     """Takes batches, one at a time and in order.
 
@@ -88,6 +143,9 @@ class Sink(Protocol):
     One that stores `batch.id` and `batch.ends` in the transaction that stores the events, in place
     of those before, may have `delivered`, which returns them. It is asked after the first `open`,
     so that delivery goes on behind what is stored even where its own cursor was lost.
+
+    One that can read what it has may have `writer`, a `Writer`, which delivery then uses in place
+    of `plan` and `send`; these are for commands, and for what an earlier release had in hand.
 
     When `send` raises SinkRejected, nothing of the batch may be stored. Delivery writes down how it
     splits the batch, and sends the parts, each under an id of its own, until what is refused is

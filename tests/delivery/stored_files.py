@@ -9,6 +9,7 @@ from pathlib import Path
 from segsrv.sinks.base import Batch
 from segsrv.sinks.file import sink as file_module
 from segsrv.sinks.file import upkeep as file_upkeep
+from segsrv.sinks.file import writer as file_writer
 from segsrv.sinks.file.compression import zstd
 from segsrv.sinks.file.names import method_of, replaced_name, replacing_names
 from segsrv.sinks.file.sink import FileSink
@@ -64,7 +65,8 @@ def set_clock(monkeypatch, now: datetime) -> None:
         def now(cls, _zone=None) -> datetime:
             return now
 
-    monkeypatch.setattr(file_module, "datetime", Clock)
+    for module in (file_module, file_writer):
+        monkeypatch.setattr(module, "datetime", Clock)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import pytest
 
 from segsrv.errors import SinkUnavailable
 from segsrv.sinks.file.compression import zstd
-from segsrv.sinks.file.sink import FileSink
+from segsrv.sinks.file.open_files import OpenFiles
 from tests.delivery.stored_files import (
     MIB,
     NOON,
@@ -161,7 +161,7 @@ class TestClosing:
         set_clock(monkeypatch, NOON)
         last: dict = {}
         with monkeypatch.context() as patch:
-            patch.setattr(FileSink, "_close_files", lambda *_arguments: None)
+            patch.setattr(OpenFiles, "close", lambda *_arguments: None)
             async with opened(monkeypatch, tmp_path, file_bytes_max=1) as sink:
                 other = await put(sink, batch(10), {})
                 mine = [last := await put(sink, batch(number), last) for number in range(3)]

@@ -13,6 +13,7 @@ from segsrv.errors import SinkUnavailable
 from segsrv.files import write_all
 from segsrv.sinks.file import compression as file_compression
 from segsrv.sinks.file import sink as file_module
+from segsrv.sinks.file import writer as file_writer
 from segsrv.sinks.file.sink import FileSink
 from segsrv.sinks.file.upkeep import Upkeep
 from tests.delivery.shipping import append, open_log, shipping
@@ -251,11 +252,11 @@ class TestCrash:
             shutil.copytree(live, copies[-1])
 
         _compress_at_once(monkeypatch)
+        log = open_log(live)
+        lines = append(log, *range(9))
+        three_frames = log.end // 3
         with monkeypatch.context() as patch:
             _copy_at_each_step(patch, copy_all)
-            log = open_log(live)
-            lines = append(log, *range(9))
-            three_frames = log.end // 3
             await _deliver(live, log, options, flush_bytes_max=three_frames)
             log.close()
         assert stored(live) == lines
@@ -297,7 +298,9 @@ def _copy_at_each_step(patch, copy_all) -> None:
             copy_all()
 
     patch.setattr(CursorFile, "save", around(CursorFile.save))
-    patch.setattr(file_module, "write_all", write_and_copy)
+    patch.setattr(file_writer, "write_all", write_and_copy)
+    for name in ("fdatasync", "ftruncate"):
+        patch.setattr(os, name, around(getattr(os, name)))
     patch.setattr(file_compression, "write_all", write_and_copy)
     for name in ("open_file", "publish"):
         patch.setattr(file_compression, name, around(getattr(file_compression, name)))

@@ -2,10 +2,10 @@
 
     python -m tests.power.losses --losses 500 --seed 1
 
-A life is a process: it appends to the journal, ships to the file sink with its place written down
-in a file of two slots, releases what is shipped, writes dead letters, meets disk errors, and ends
-at some call into `os`. Then power is lost, or only the process killed, and the next life begins
-with what is left. Every failure names the seed that brings it back.
+A life is a process: it appends to the journal, ships to the file sink, syncs that and writes down
+its place in a file of two slots now and then, releases what is shipped, writes dead letters, meets
+disk errors, and ends at some call into `os`. Then power is lost, or only the process killed, and
+the next life begins with what is left. Every failure names the seed that brings it back.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from segsrv.delivery.cursor import Mark
 from segsrv.errors import SinkUnavailable, Unavailable
 from segsrv.journal.slots import SlotFile
 from tests.power.disk import CALLS, SYNCS, WRITES, Disk, Killed
-from tests.power.parts import Journal, Sink, kept_letters, make_batch, make_letters, sent_lines
+from tests.power.parts import Journal, Sink, kept_letters, make_letters, sent_lines
 
 LOSSES_A_SEED = 10
 CALLS_MAX = 120
@@ -78,7 +79,7 @@ class Ledger:
 
 
 class Life:
-    """One process from its start to its end."""
+    """One process from its start to its end; `_safe` is what its cursor says."""
 
     def __init__(
         self,
@@ -93,16 +94,21 @@ class Life:
         root = disk.root
         self._slots = SlotFile(root / "state" / "w0-file.cursor", slot_bytes=4_096)
         newest = self._slots.load().newest
-        self._start, self._end, self._placement = json.loads(newest) if newest else (0, 0, {})
+        position, skip, self._placement = json.loads(newest) if newest else (0, 0, {})
+        self._mark = Mark(position, skip)
+        self._keep()
+        self._is_named = False
         # A life is as old or new as its kernel.
         has_dsync = source.random() < 0.5
-        self._journal = Journal(root, position_min=self._end, has_dsync=has_dsync)
+        position_min = position + bool(skip)
+        self._journal = Journal(root, position_min=position_min, has_dsync=has_dsync)
         disk.piece_bytes_max = source.choice([1_000, 5_000, 1 << 30])
         self._sink = Sink(root, runner)
         self._dead_letters = make_letters(root)
 
     def run(self, steps: int) -> None:
-        ways = [self._append] * 4 + [self._deliver] * 6 + [self._release, self._bury, self._break]
+        ways = [self._append] * 4 + [self._deliver] * 6 + [self._settle] * 2
+        ways += [self._release, self._bury, self._break]
         for _ in range(steps):
             self._source.choice(ways)()
         self._disk.clear_fault()
@@ -111,6 +117,7 @@ class Life:
         """Deliver all, on a disk that works."""
         while self._deliver():
             pass
+        assert self._settle()
 
     def close(self) -> None:
         self._journal.close()
@@ -142,27 +149,46 @@ class Life:
 
     def _deliver(self) -> bool:
         """Take the next step of delivery; say whether there is another."""
-        with contextlib.suppress(SinkUnavailable, OSError):
-            if self._end > self._start:
-                _start, _end, lines = self._journal.read(self._start, self._end)
-                self._sink.send(make_batch(self._batch_id, lines), self._placement)
-                self._start = self._end
+        writer, before = self._sink.writer, self._mark
+        try:
+            if writer.place is None or writer.place != self._placement or not self._is_named:
+                return self._find_place()
+            if writer.is_suspect:
                 return True
-            start, end, lines = self._journal.read(self._start)
-            if end == start:
-                return False
-            if not lines:
-                self._start = self._end = end
-                return True
-            batch = make_batch(f"w0-{start:020d}", lines)
-            placement = self._sink.plan(batch, self._placement)
-            self._slots.save(json.dumps([start, end, placement]).encode())
-            self._start, self._end, self._placement = start, end, placement
+            self._mark, self._placement = self._sink.append(
+                self._journal, self._mark, self._placement
+            )
+        except (SinkUnavailable, OSError):
+            return True
+        return self._mark != before
+
+    def _find_place(self) -> bool:
+        if self._sink.writer.is_suspect:
+            self._mark, self._placement = self._safe
+        self._mark, self._placement = self._sink.find_place(
+            self._journal, self._mark, self._placement
+        )
+        # The first place is to be known before anything is there.
+        self._is_named = self._is_named or self._settle()
         return True
 
-    @property
-    def _batch_id(self) -> str:
-        return f"w0-{self._start:020d}"
+    def _settle(self) -> bool:
+        """Sync, and save the cursor; say whether it was."""
+        writer = self._sink.writer
+        if writer.place is None or writer.place != self._placement or writer.is_suspect:
+            return False
+        with contextlib.suppress(SinkUnavailable, OSError):
+            writer.sync()
+            self._slots.save(json.dumps([*self._mark, self._placement]).encode())
+            self._keep()
+            older = self._slots.slots.older
+            if older is not None:
+                writer.settled(json.loads(older)[-1])
+            return True
+        return False
+
+    def _keep(self) -> None:
+        self._safe = (self._mark, self._placement)
 
     def _release(self) -> None:
         older = self._slots.slots.older

@@ -7,13 +7,20 @@ import asyncio
 import gzip
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+from segsrv.delivery import bundle as bundles
+from segsrv.delivery.bundle import Limits
+from segsrv.delivery.cursor import Mark
+from segsrv.delivery.resuming import pass_over
+from segsrv.delivery.source import LeftSource
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.log import SegmentLog
 from segsrv.sinks.base import Batch, Placement
 from segsrv.sinks.file.names import replacing_names
 from segsrv.sinks.file.sink import FileSink
+from segsrv.sinks.file.writer import FileWriter
 from tests.parquet_files import lines_of
 
 if sys.version_info >= (3, 14):
@@ -25,6 +32,7 @@ SEGMENT_BYTES_MAX = 6_000
 SINK_FILE_BYTES_MAX = 12_000
 LETTER_BYTES_MAX = 16 * 600
 READ_BYTES = 5_000
+READ_EVENTS = 7
 READERS: dict[str, Callable[[bytes], bytes]] = {
     ".ndjson": bytes,
     ".gz": gzip.decompress,
@@ -45,6 +53,11 @@ class Journal:
             position_min=position_min,
         )
         self._log.has_dsync &= has_dsync
+
+    @property
+    def source(self) -> LeftSource:
+        """The journal as delivery has it."""
+        return LeftSource("w0", self._log, retention_s=0)
 
     @property
     def first(self) -> int:
@@ -96,6 +109,29 @@ class Sink:
             self._run(self._sink.open())
             self._is_open = True
         self._run(self._sink.send(batch, placement))
+
+    def find_place(self, journal: Journal, mark: Mark, last: Placement) -> tuple[Mark, Placement]:
+        """Pass over what the files have behind *last*; return the mark and the placement then."""
+        writer = self._sink.writer
+        with closing(writer.tail(last)) as tail:
+            moved = pass_over(tail, [journal.source], {"w0": mark}, lambda slices: slices)
+            return moved["w0"], writer.go_on(tail)
+
+    def append(self, journal: Journal, mark: Mark, last: Placement) -> tuple[Mark, Placement]:
+        """Send what the journal has behind *mark*; return the mark and the placement then."""
+        limits = Limits(READ_EVENTS, READ_BYTES, 0.0)
+        bundle = bundles.read([journal.source], {"w0": mark}, limits)
+        if not bundle.spans:
+            return mark, last
+        if bundle.slices:
+            parts = [bundles.content_of(part) for part in bundle.slices]
+            last, is_written = self._sink.writer.append(parts, last)
+            assert is_written, "the clock went back by a day"
+        return bundle.spans["w0"].end, last
+
+    @property
+    def writer(self) -> FileWriter:
+        return self._sink.writer
 
     def close(self) -> None:
         self._run(self._sink.close())

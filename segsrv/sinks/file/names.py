@@ -33,6 +33,7 @@ REPLACING: dict[str, Method] = {
 }
 TEMPORARY = ".tmp"
 WRITE_BITS = 0o222
+MARK_BYTES = 4
 
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _NAME = re.compile(r"(\d{6}\.\d{6})-([0-9a-f]{8})(-[A-Za-z0-9._-]+)?", re.ASCII)
@@ -82,6 +83,20 @@ def replacing_names(path: Path) -> list[Path]:
     return [path.with_name(path.name.removesuffix(SUFFIX) + end) for end in REPLACING]
 
 
+def is_writable(path: Path, offset: int) -> bool:
+    """Say whether a batch can be put at *offset* of *path*, or begin it."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return offset == 0 and not any(name.exists() for name in replacing_names(path))
+    return not is_closed(status) and status.st_size >= offset
+
+
+def can_go_on(path: Path, offset: int) -> bool:
+    """Say whether *path* is there; one moved or emptied must not be continued behind a hole."""
+    return path.exists() and is_writable(path, offset)
+
+
 def replaced_name(path: Path) -> Path:
     """Return the name of the file that *path* replaces."""
     end = next(end for end in REPLACING if path.name.endswith(end))
@@ -125,13 +140,13 @@ def find(root: Path) -> Iterator[Found]:
                     yield Found(Path(entry.path), status)
 
 
-def with_mark(root: Path, mark: str) -> list[str]:
+def with_mark(root: Path, mark: str, *, is_closed_too: bool = False) -> list[str]:
     """Return the files of the writer *mark* that are not closed, relative to *root*."""
     return [
         str(found.path.relative_to(root))
         for found in find(root)
         if found.is_plain
-        and not is_closed(found.status)
+        and (is_closed_too or not is_closed(found.status))
         and (match := _NAME.fullmatch(found.path.stem)) is not None
         and match[2] == mark
     ]

@@ -35,21 +35,21 @@ from segsrv.settings import Settings
 from segsrv.sinks.base import Batch, Placement
 from segsrv.sinks.file.compression import has_lines
 from segsrv.sinks.file.names import (
+    MARK_BYTES,
     SUFFIX,
-    WRITE_BITS,
     FileName,
     Rotation,
-    is_closed,
+    can_go_on,
+    is_writable,
     period_end,
-    replacing_names,
-    with_mark,
 )
+from segsrv.sinks.file.open_files import OpenFiles
 from segsrv.sinks.file.upkeep import FileStats, Upkeep
+from segsrv.sinks.file.writer import FileWriter
 
 logger = logging.getLogger(__name__)
 
 FILE_BYTES_MAX = 256 << 20
-MARK_BYTES = 4
 
 Compression = Literal["none", "gzip", "zstd", "parquet"]
 T = TypeVar("T")
@@ -107,9 +107,16 @@ class FileSink:
         # The lock is for what follows it: files of this writer that are not closed, and the batch
         # that is planned but perhaps not stored. While it is, none of them is closed by the clock.
         self._busy = threading.Lock()
-        self._open_files: set[str] = set()
         self._in_flight: Placement | None = None
-        self._mark = ""
+        self.files = OpenFiles(self.name, root, file_rotate, self._upkeep.file_closed)
+        self.writer = FileWriter(
+            root,
+            self.files,
+            self._busy,
+            file_bytes_max=file_bytes_max,
+            rotation=file_rotate,
+            file_mode=file_mode,
+        )
 
     async def check(self) -> None:
         if blocked := obstacle(self.root):
@@ -135,6 +142,7 @@ class FileSink:
             with contextlib.suppress(SinkUnavailable):
                 await self._run(self._finish)
         loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.writer.close)
         await loop.run_in_executor(None, self._upkeep.stop)
         await loop.run_in_executor(None, self._thread.shutdown)
 
@@ -156,7 +164,7 @@ class FileSink:
         if last and last == self._in_flight:
             self._take_back(last)
         if was is not None:
-            self._learn(was.mark)
+            self.files.learn(was.mark)
             if was.began.date() == now.date():
                 # The clock may have been set back; a day's names are in order all the same.
                 now = max(now, was.began + timedelta(microseconds=1))
@@ -164,16 +172,16 @@ class FileSink:
         placement = {"file": str(FileName(now, mark)), "offset": 0, "bytes": batch.size}
         if was is not None and was.began < now < period_end(was.began, self._rotation):
             offset = last["offset"] + last["bytes"]
-            if offset < self._file_bytes_max and _can_go_on(self.root / last["file"], offset):
+            if offset < self._file_bytes_max and can_go_on(self.root / last["file"], offset):
                 placement |= {"file": last["file"], "offset": offset}
         # A plan is only asked for when all before it is stored, or given up.
-        self._close_files(self._open_files - {placement["file"]})
+        self.files.close(self.files.names - {placement["file"]})
         self._in_flight = placement
         return placement
 
     def _send(self, batch: Batch, placement: Placement) -> None:
         if (name := FileName.parse(placement["file"])) is not None:
-            self._learn(name.mark)
+            self.files.learn(name.mark)
         self._in_flight = placement
         self._write(batch, placement)
         self._in_flight = None
@@ -181,14 +189,14 @@ class FileSink:
     def _write(self, batch: Batch, placement: Placement) -> None:
         planned_bytes = placement["bytes"]
         path, offset = self.root / placement["file"], placement["offset"]
-        while not _is_writable(path, offset):
+        while not is_writable(path, offset):
             # Closed, since the cursor is older than the file; or taken away by the operator after
             # the batch was planned. A file of the batch's own can be written again from its first
             # byte, which what is left of the other one can't.
             if has_lines(path, offset, planned_bytes):
                 return
             path, offset = path.with_name(f"{path.stem}-{batch.id}{SUFFIX}"), 0
-        self._open_files.add(str(path.relative_to(self.root)))
+        self.files.names.add(str(path.relative_to(self.root)))
         if batch.size < planned_bytes and has_lines(path, offset, planned_bytes):
             return
         flags = os.O_WRONLY | os.O_APPEND
@@ -219,61 +227,21 @@ class FileSink:
     def _take_back(self, placement: Placement) -> None:
         """Cut off what a crash left of a batch that delivery has given up: it is kept elsewhere."""
         path, offset = self.root / placement["file"], placement["offset"]
-        if _can_go_on(path, offset):
+        if can_go_on(path, offset):
             os.truncate(path, offset)
 
     def _finish(self) -> None:
         """Close all files; a batch that was not stored is not in them."""
         if self._in_flight is not None:
             self._take_back(self._in_flight)
-        self._close_files(set(self._open_files))
-
-    def _learn(self, mark: str) -> None:
-        """Find this writer's files of before the start; only a placement says who it is."""
-        if mark != self._mark:
-            self._open_files |= set(with_mark(self.root, mark))
-            self._mark = mark
+        self.files.close(set(self.files.names))
 
     def _close_if_over(self) -> None:
         """Close the files whose day or hour is over, if nothing is on its way to them."""
         if not self._busy.acquire(blocking=False):
             return
         try:
-            if self._in_flight is None:
-                now = datetime.now(UTC)
-                self._close_files({file for file in self._open_files if self._is_over(file, now)})
+            if self._in_flight is None and self.writer.is_settled:
+                self.files.close(self.files.over(datetime.now(UTC)))
         finally:
             self._busy.release()
-
-    def _is_over(self, file: str, now: datetime) -> bool:
-        name = FileName.parse(file)
-        return name is None or period_end(name.began, self._rotation) <= now
-
-    def _close_files(self, files: set[str]) -> None:
-        for file in files:
-            path = self.root / file
-            try:
-                path.chmod(path.stat().st_mode & 0o777 & ~WRITE_BITS)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                logger.warning(
-                    "sink: a file can't be closed sink=%s file=%s error=%s", self.name, file, error
-                )
-            else:
-                self._upkeep.file_closed()
-        self._open_files -= files
-
-
-def _is_writable(path: Path, offset: int) -> bool:
-    """Say whether a batch can be put at *offset* of *path*, or begin it."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return offset == 0 and not any(name.exists() for name in replacing_names(path))
-    return not is_closed(status) and status.st_size >= offset
-
-
-def _can_go_on(path: Path, offset: int) -> bool:
-    """Say whether *path* is there; one moved or emptied must not be continued behind a hole."""
-    return path.exists() and _is_writable(path, offset)

@@ -25,16 +25,18 @@ def with_new_heads(
     for index in count():
         number = (start + index * STEP) % ADDRESSES
         address = b"81.%d.%d.%d" % (number >> 16, number >> 8 & 255, number & 255)
-        head, rest = next(cut)
-        yield head + address + (b"%08d" % number).join(rest)
+        agent = b"%08d" % number
+        before, after = next(cut)
+        yield agent.join(before) + address + agent.join(after)
 
 
-def _cut(request: bytes, user_agent: bytes) -> tuple[bytes, list[bytes]]:
-    """Part *request* where its address stands, and its rest where the user agent's number does.
+def _cut(request: bytes, user_agent: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Part *request* where its address stands, and both parts where *user_agent* does.
 
     Raises:
         ValueError: It has no forwarded address.
     """
     at = request.index(NAME) + len(NAME)
-    rest = request[request.index(b"\r\n", at) :]
-    return request[:at], rest.split(user_agent) if user_agent else [rest]
+    parts = request[:at], request[request.index(b"\r\n", at) :]
+    before, after = (part.split(user_agent) if user_agent else [part] for part in parts)
+    return before, after

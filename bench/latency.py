@@ -5,8 +5,8 @@
 How much it can take is measured first, by 64 connections that send without a pause. Then requests
 arrive at a fixed rate whatever the server does (`open_loop.py`), and a probe syncs 4 KiB of another
 file on the same disk a hundred times a second. A stall is a stretch of time in which requests took
-longer than 50 ms; it is the disk's if one of the probe's syncs took 25 ms or more meanwhile, the
-generator's if that stood still so long itself, else the server's.
+longer than 50 ms; it is the disk's if syncs of the probe that took 10 ms or more cover half of it,
+the generator's if that stood still for half of it itself, else the server's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ import trial
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OWN_STALL_S = 0.025
 PROBE_END_S_MAX = 30.0
 COMMITS = re.compile(
     rb'^segsrv_commit_seconds_bucket\{.*?le="([\d.]+|\+Inf)".*?\} ([\d.e+]+)', re.MULTILINE
@@ -45,7 +44,7 @@ COMMITS = re.compile(
 COLUMNS = (
     "load",
     "of saturation",
-    "requests/s",
+    "requests/s (asked for)",
     "p50 / p99 / p99.9 ms",
     "p99 ÷ p50",
     "longest ms",
@@ -58,11 +57,12 @@ COLUMNS = (
 
 @dataclass(slots=True, kw_only=True)
 class Latency:
-    """One run at a fixed rate; times in ms."""
+    """One run at a fixed rate: *asked* requests a second, of which *rate* were answered."""
 
     round: int
     shape: str
     share: float
+    asked: float
     rate: float
     p50_ms: float
     p99_ms: float
@@ -124,6 +124,7 @@ def measure(
         round=round_,
         shape=shape.name,
         share=share,
+        asked=rate,
         rate=measured["answered"] / measured["seconds"],
         **{name: measured[name] for name in ("p50_ms", "p99_ms", "p999_ms", "max_ms")},
         late_p99_ms=measured["late_p99_ms"],
@@ -190,17 +191,19 @@ def whose(
 ) -> dict[str, int]:
     """Count *stalls* by whose they are; all lists hold (begin, end) in seconds of one clock."""
 
-    def meets(stall: list[float], others: list[list[float]]) -> bool:
-        return any(
-            begin < stall[1] and end > stall[0] and end - begin >= OWN_STALL_S
+    def covers(others: list[list[float]], stall: list[float]) -> bool:
+        covered_s = sum(
+            min(end, stall[1]) - max(begin, stall[0])
             for begin, end in others
+            if begin < stall[1] and end > stall[0]
         )
+        return covered_s >= (stall[1] - stall[0]) / 2
 
     counts = {"server": 0, "disk": 0, "generator": 0}
     for stall in stalls:
-        if meets(stall, disk):
+        if covers(disk, stall):
             counts["disk"] += 1
-        elif meets(stall, generator):
+        elif covers(generator, stall):
             counts["generator"] += 1
         else:
             counts["server"] += 1
@@ -226,7 +229,7 @@ def table(samples: list[Latency]) -> str:
         cells = [
             shape,
             f"{share:.0%}",
-            f"{median('rate'):,.0f}",
+            f"{median('rate'):,.0f} ({median('asked'):,.0f})",
             f"{median('p50_ms'):.2f} / {median('p99_ms'):.2f} / {median('p999_ms'):.2f}",
             f"{ratio:.1f}",
             f"{longest('max_ms'):.1f}",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DRAIN_S_MAX = 30.0
 STALL_S = 0.05
+LONG_TURN_S = 0.01
 STALLS_MAX = 1_000
 # Buckets of the histogram grow by 2 % each.
 STEPS = 1 / math.log(1.02)
@@ -104,7 +105,7 @@ class Generator:
     def _turn(self) -> None:
         now, free = time.perf_counter(), self.free
         before, self._turned = self._turned, now
-        if now - before > STALL_S / 2:
+        if now - before > LONG_TURN_S:
             self.own_stalls.add(before, now)
         while self._sent < self._count and free:
             due = self._started + self._sent * self._interval_s

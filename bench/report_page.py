@@ -237,7 +237,7 @@ def drawings(report: dict[str, Any]) -> list[str]:
     compared = {OURS: "segsrv", BASELINE: "empty aiohttp handler"}
     count = plots.Axis(label="connections", is_log=True)
     events = plots.Axis(label="events in a batch", is_log=True)
-    late = parts.get("latency", [])
+    late = latency_medians(parts.get("latency", []))
     quantiles = {
         name: [(row["rate"], row[f"{key}_ms"]) for row in late]
         for name, key in (
@@ -285,6 +285,18 @@ def drawings(report: dict[str, Any]) -> list[str]:
         bars("Batches by durability", parts.get("durability", []), "batch"),
         bars("Single events by workers", parts.get("workers", []), "single"),
         bars("Batches by workers", parts.get("workers", []), "batch"),
+    ]
+
+
+def latency_medians(rows: Rows) -> Rows:
+    """Return one row for each share of saturation, of medians over its rounds."""
+    names = ("rate", "p50_ms", "p99_ms", "p999_ms", "disk_p99_ms")
+    shares: dict[float, Rows] = {}
+    for row in rows:
+        shares.setdefault(row["share"], []).append(row)
+    return [
+        {name: statistics.median(row[name] for row in group) for name in names}
+        for group in shares.values()
     ]
 
 

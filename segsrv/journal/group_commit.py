@@ -19,7 +19,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from segsrv.errors import (
@@ -33,6 +32,7 @@ from segsrv.errors import (
 from segsrv.journal import facts
 from segsrv.journal.commit_stats import CommitStats
 from segsrv.journal.dead_letters import DeadLetters
+from segsrv.journal.group import Done, Group
 from segsrv.journal.limits import Limit
 from segsrv.journal.log import SegmentLog
 from segsrv.journal.log_thread import LogThread
@@ -40,24 +40,13 @@ from segsrv.journal.log_thread import LogThread
 logger = logging.getLogger(__name__)
 
 GROUP_BYTES_MAX = 16 << 20
+GATHER_S = 0.0005
+"""Under full load, requests that come so soon after the first share its commit: a commit costs the
+processor as much as several small requests. A loop with nothing to do begins one at once."""
 PROBE_INTERVAL_S = 1.0
 RELEASED_FILES_MAX = 8
 SLOW_S = 0.5
 """A disk that takes longer may hang, and who asks whether events are taken should know."""
-Done = Callable[[Unavailable | None], None]
-"""Told on the loop, once: None when the events are safe, or why they are not stored."""
-
-
-@dataclass(slots=True)
-class Group:
-    """What one commit writes, and who waits for it."""
-
-    lines: list[bytes] = field(default_factory=list)
-    runs: list[bytes] = field(default_factory=list)
-    dead_letters: list[bytes] = field(default_factory=list)
-    waiting: list[Done] = field(default_factory=list)
-    events: int = 0
-    size: int = 0
 
 
 class GroupCommit:
@@ -98,6 +87,11 @@ class GroupCommit:
         self._looking: asyncio.Future[None] | None = None
         self._looking_since_s = 0.0
         self._is_scheduled = False
+        # So much may be queued without another look at the limits.
+        self._room_bytes = 0
+        # How much was queued when the loop was last given a turn to bring more, and since when.
+        self._gathered_bytes = 0
+        self._gathering_since_s = 0.0
         self._is_closed = False
         self._idle: asyncio.Future[None] | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -140,6 +134,7 @@ class GroupCommit:
         if slow_s >= SLOW_S:
             raise JournalSlow(f"the journal's disk has not answered for {slow_s:.1f} s")
         self.check_room(0)
+        self._check_limits(0)
         pending = self.pending_bytes
         self._memory.check_free(pending)
         self._disk.check_free(self.undelivered_bytes + pending)
@@ -149,6 +144,10 @@ class GroupCommit:
         reason = self.refusal()
         if reason is not None:
             raise JournalFull(reason)
+        if self._queued_bytes + size > self._room_bytes:
+            self._check_limits(size)
+
+    def _check_limits(self, size: int) -> None:
         pending = self.pending_bytes
         self._memory.check(pending, size)
         self._disk.check(self.undelivered_bytes + pending, size)
@@ -273,11 +272,26 @@ class GroupCommit:
             self._loop.call_soon(self._start)
 
     def _start(self) -> None:
+        """Begin a commit as soon as a turn of the loop brings nothing more, or after GATHER_S."""
+        if self._queued_bytes > self._gathered_bytes and not self._is_closed:
+            now_s = time.monotonic()
+            if not self._gathered_bytes:
+                self._gathering_since_s = now_s
+            if now_s - self._gathering_since_s < GATHER_S:
+                self._gathered_bytes = self._queued_bytes
+                self._loop.call_soon(self._start)
+                return
         self._is_scheduled = False
+        self._gathered_bytes = 0
         if self._running is not None or not self._queue:
             return
         group = self._running = self._queue.pop(0)
         self._queued_bytes -= group.size
+        # Until the next commit begins, what is queued only grows, and all else only shrinks or
+        # takes what is running now.
+        self._room_bytes = min(
+            self._memory.room(group.size), self._disk.room(self.undelivered_bytes + group.size)
+        )
         self._running_since_s = time.monotonic()
         self._thread.run(partial(self._commit, group), self._loop, self._finish)
 

@@ -23,6 +23,11 @@ class Limit:
             self._has_refused = self._has_refused or size > 0
             raise self._full(used)
 
+    def room(self, used: int) -> int:
+        """Return how many bytes fit beside *used* while nobody has to be told of the limit."""
+        self._look(used)
+        return 0 if self._has_refused else self._bytes_max - used
+
     def check_free(self, used: int) -> None:
         """Raise JournalFull from the first refusal until FREE_SHARE is free again."""
         self._look(used)

@@ -67,7 +67,6 @@ def create_app(
 
     """
     settings = with_keys(settings or Settings())
-    counters = Counters()
     user_agents = UserAgents(
         entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
     )
@@ -80,7 +79,7 @@ def create_app(
     keyring = Keyring(settings.all_keys())
     cors = Cors(settings.all_keys())
     client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
-    tally = Tally(settings, counters)
+    tally = Tally(settings, Counters())
     callers = Callers(settings, keyring, cors, client_address, tally)
     ingest = Ingest(settings, keyring, cors, pipeline, callers, tally)
     handlers = Handlers(ingest, keyring, client_address, tally)
@@ -88,7 +87,7 @@ def create_app(
     peers = _peers(settings, worker, has_delivery=board is not None)
     health = Health(
         station,
-        Metrics(counters, station, user_agents, databases, peers, pipeline.hits),
+        Metrics(tally.counters, station, user_agents, databases, peers, pipeline.hits),
         peers,
         retry_after_s=settings.retry_after_s,
         is_apart=bool(settings.ops_listen),

@@ -40,6 +40,9 @@ SWITCH_INTERVAL_S = 0.001
 With the interpreter's own 5 ms, commits and deliveries fall behind the loop that feeds them.
 """
 
+LAST_REQUESTS_S = 0.1
+"""At a stop, what new connections have sent by then is read and answered; idle ones are closed."""
+
 
 def run_worker(
     settings: Settings, listeners: Listeners, board: Board | None, worker: int, start: Start
@@ -154,6 +157,7 @@ async def _accepting(
             yield
         finally:
             listening.close()
+            await asyncio.sleep(LAST_REQUESTS_S)
         return
 
     def count() -> int:
@@ -175,6 +179,7 @@ async def _accepting(
         acceptor.close()
         keeping.cancel()
         await acceptor.wait_closed()
+        await asyncio.sleep(LAST_REQUESTS_S)
 
 
 def _public_room(settings: Settings) -> Room:

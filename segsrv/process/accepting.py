@@ -28,6 +28,7 @@ MORE_SHARE = 10
 """A worker takes connections while it has at most `MORE_MAX` and a tenth more than the others."""
 LEAVE_S = 0.001
 LEFT_S_MAX = 0.03
+BEGIN_S_MAX = 0.1
 FAILED_PAUSE_S = 0.1
 FAILED_LINE_INTERVAL_S = 60.0
 
@@ -61,7 +62,6 @@ class Acceptor:
         self._timer: asyncio.TimerHandle | None = None
         self._left_since_s: float | None = None
         self._failed_said_s = -FAILED_LINE_INTERVAL_S
-        self._is_closed = False
 
     def start(self) -> None:
         """Begin to take connections."""
@@ -70,18 +70,19 @@ class Acceptor:
 
     def close(self) -> None:
         """Take no more; what waits at the listener is the others'. What has begun goes on."""
-        self._is_closed = True
         self._place.leave()
         self._loop.remove_reader(self._listener)
         if self._timer is not None:
             self._timer.cancel()
 
     async def wait_closed(self) -> None:
-        """End the handshakes that are under way."""
-        for task in self._beginning:
-            task.cancel()
+        """Let what was just accepted begin, and end handshakes that take longer than a moment."""
         if self._beginning:
-            await asyncio.wait(self._beginning)
+            _done, beginning = await asyncio.wait(self._beginning, timeout=BEGIN_S_MAX)
+            for task in beginning:
+                task.cancel()
+            if beginning:
+                await asyncio.wait(beginning)
 
     @property
     def held(self) -> int:

@@ -13,6 +13,7 @@ from functools import partial
 
 from segsrv.addresses import Address
 from segsrv.board import Board, BoardFiles
+from segsrv.errors import SegsrvError
 from segsrv.process import handover
 from segsrv.process.children import Child, Start
 from segsrv.process.delivering import run_delivery
@@ -90,7 +91,9 @@ def _listeners(
 
     def opened(name: str, address: Address) -> socket.socket:
         if handed is not None:
-            return stack.enter_context(socket.socket(fileno=handed.files[name]))
+            found = stack.enter_context(socket.socket(fileno=handed.files[name]))
+            found.setblocking(False)
+            return found
         return stack.enter_context(listen(address))
 
     public = opened("public", Address(settings.host, settings.port))
@@ -115,7 +118,10 @@ def _serve_alone(
         alone = Start(on_all_ready, stop_s_max=worker_stop_s_max(settings), successor=successor)
         status = run_worker(settings, listeners, None, 0, alone)
         if status == 0 and successor.is_due:
-            successor.execute()
+            try:
+                successor.execute()
+            except OSError as error:
+                raise SegsrvError(f"the command can't be run again: {error}") from error
         return status
 
 

@@ -42,6 +42,9 @@ SWITCH_INTERVAL_S = 0.001
 With the interpreter's own 5 ms, commits and deliveries fall behind the loop that feeds them.
 """
 
+LAST_REQUESTS_S = 0.1
+"""At a stop, what new connections have sent by then is read and answered; idle ones are closed."""
+
 
 def run_worker(
     settings: Settings, listeners: Listeners, board: Board | None, worker: int, start: Start
@@ -158,6 +161,7 @@ async def _accepting(
             yield
         finally:
             listening.close()
+            await asyncio.sleep(LAST_REQUESTS_S)
         return
 
     def count() -> int:
@@ -179,6 +183,7 @@ async def _accepting(
         acceptor.close()
         keeping.cancel()
         await acceptor.wait_closed()
+        await asyncio.sleep(LAST_REQUESTS_S)
 
 
 def _public_room(settings: Settings) -> Room:

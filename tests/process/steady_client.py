@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator
 
 from tests.site import FLAT, KEY, basic, new_id
 
-CONNECTIONS = 6
+CONNECTIONS = 12
+REQUESTS_MAX = 3
 ANSWER_TIMEOUT_S = 20.0
 
 
 class SteadyClient:
     """`acknowledged` holds the ids of events answered with 200.
 
-    A refused connection, half an answer or one that is no 200 ends it with an error. What a
-    keep-alive connection brought in the moment that the server closed it is sent again, with the
-    same id: if the server had taken it all the same, it would be stored twice.
+    A refused connection, one closed before its first answer, half an answer or one that is no 200
+    ends it with an error. What a keep-alive connection brought in the moment that the server closed
+    it is sent again, with the same id: if the server had taken it all the same, it would be stored
+    twice. Each connection carries `REQUESTS_MAX` requests, so that many begin at any moment.
     """
 
     def __init__(self) -> None:
@@ -39,10 +41,13 @@ class SteadyClient:
         while not stop.is_set():
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             try:
-                while not stop.is_set():
+                for number in range(REQUESTS_MAX):
+                    if stop.is_set():
+                        break
                     event = {"type": "track", "event": "e", "messageId": event_id}
                     async with asyncio.timeout(ANSWER_TIMEOUT_S):
                         if not await _is_answered(reader, writer, json.dumps(event).encode()):
+                            assert number > 0, "a new connection was closed without an answer"
                             break
                     self.acknowledged.add(event_id)
                     event_id = new_id()

@@ -239,14 +239,14 @@ class GroupCommit:
 
         Files kept for *retention_s* give way before events are refused for want of room.
         """
+        if self.held_bytes > self._journal_bytes_max:
+            retention_s = 0.0
         # A few at a time: commits wait for the same thread.
         while await self._thread.call(partial(self._release, position, retention_s)):
             pass
 
     def _release(self, position: int, retention_s: float) -> bool:
         self._delivered = max(position, self._delivered)
-        if self.held_bytes > self._journal_bytes_max:
-            retention_s = 0.0
         return self.log.release(position, retention_s=retention_s, files_max=RELEASED_FILES_MAX)
 
     async def finish(self) -> None:

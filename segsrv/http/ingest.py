@@ -264,16 +264,13 @@ class Ingest:
 
 def _run(key: Key, target: Target, outcome: Outcome) -> bytes:
     """Return the facts of the request's events, as they travel beside their lines."""
-    kinds = outcome.kinds
-    return facts.encode(
-        facts.Run(
-            key.id,
-            target.output.name,
-            outcome.received_ms,
-            kinds[0] if len(outcome.types) == 1 else kinds,
-            list(map(len, outcome.lines)),
-            outcome.ids,
-        )
+    return facts.encode_request(
+        key.id,
+        target.output.name,
+        outcome.received_ms,
+        outcome.kinds,
+        outcome.lines,
+        outcome.ids,
     )
 
 

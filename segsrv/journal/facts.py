@@ -55,6 +55,21 @@ def encode(run: Run) -> bytes:
     return orjson.dumps(run[:])
 
 
+def encode_request(
+    key_id: str,
+    output: str,
+    received_ms: int,
+    kinds: list[str],
+    lines: list[bytes],
+    ids: list[str],
+) -> bytes:
+    """Return the run of a request's events, of which each has its entry in the three lists."""
+    if len(lines) == 1:
+        return orjson.dumps((key_id, output, received_ms, kinds[0], (len(lines[0]),), ids))
+    types = kinds[0] if kinds and kinds.count(kinds[0]) == len(kinds) else kinds
+    return orjson.dumps((key_id, output, received_ms, types, list(map(len, lines)), ids))
+
+
 def encode_unknown(lines: Sequence[bytes]) -> bytes:
     """Return the run of *lines* of which nothing is known but their lengths."""
     lengths = [len(line) for line in lines]

@@ -16,7 +16,7 @@ from segsrv.journal.facts import Run
     ],
 )
 def test_of_a_request(kinds, types):
-    """A run says of each event how long its line is and which id it has, and types once if it can."""
+    """A run says of each event its line's length and its id, and the type once where it can."""
     lines = [b"x" * (number + 1) for number in range(len(kinds))]
     ids = [f"id {number}" for number in range(len(kinds))]
     encoded = facts.encode_request("key", "flat", 5, kinds, lines, ids)

@@ -204,7 +204,10 @@ def store(  # noqa: PLR0915
                 if offset is None:
                     offset = moment.offset_of(zone)
                 if offset is not None:
-                    tracker_of(event, nests=nests)["local_tz_offset"] = offset
+                    if not nests or event.get("eventn_ctx") is target:
+                        target["local_tz_offset"] = offset
+                    else:
+                        tracker_of(event, nests=True)["local_tz_offset"] = offset
         if "screen" in event:
             resolution = resolution_of(event["screen"])
             if resolution is not None:

@@ -19,7 +19,6 @@ from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
 from segsrv.http.paths import Target
 from segsrv.http.request import Request
 from segsrv.http.tally import Seldom, Tally
-from segsrv.journal import facts
 from segsrv.settings import Key, Settings
 
 logger = logging.getLogger(__name__)
@@ -31,16 +30,15 @@ POLICY_CHARS_MAX = 20
 class Terms:
     """What comes of a caller and the key that its events are sent with.
 
-    `sender` is who sends, for the events; `answers_key` what stored ones are counted as, and
-    `facts_head` what their facts begin with.
+    `sender` is who sends, for the events, and `answers_key` what those that are stored count as.
     """
 
-    __slots__ = ("answers_key", "facts_head", "sender")
+    __slots__ = ("answers_key", "key_id", "sender")
 
-    def __init__(self, sender: Sender, answers_key: AnswersKey, facts_head: bytes) -> None:
+    def __init__(self, sender: Sender, answers_key: AnswersKey, key_id: str) -> None:
         self.sender = sender
         self.answers_key = answers_key
-        self.facts_head = facts_head
+        self.key_id = key_id
 
 
 class Caller:
@@ -156,8 +154,7 @@ class Callers:
             gives_user_agent=target.gives_user_agent,
             correct_timestamps=self._settings.correct_timestamps,
         )
-        facts_head = facts.head_of(key.id, target.output.name)
-        return Terms(sender, (OK, 200, target.kind, key.id), facts_head)
+        return Terms(sender, (OK, 200, target.kind, key.id), key.id)
 
     def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
         if value is None:

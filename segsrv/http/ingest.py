@@ -166,12 +166,12 @@ class Ingest:
         lines = outcome.lines
         run = None
         if lines:
-            kinds = outcome.kinds
-            run = facts.encode_behind(
-                terms.facts_head,
+            run = facts.encode_request(
+                terms.key_id,
+                taking.caller.target.output.name,
                 outcome.received_ms,
-                kinds[0] if len(outcome.types) == 1 else kinds,
-                list(map(len, lines)),
+                outcome.kinds,
+                lines,
                 outcome.ids,
             )
         elif not outcome.dead_letters:

@@ -55,16 +55,19 @@ def encode(run: Run) -> bytes:
     return orjson.dumps(run[:])
 
 
-def head_of(key_id: str, format_name: str) -> bytes:
-    """Return what all runs of a key and a format begin with, for `encode_behind`."""
-    return orjson.dumps([key_id, format_name])[:-1]
-
-
-def encode_behind(
-    head: bytes, received_ms: int, types: str | list[str], lengths: list[int], ids: list[str]
+def encode_request(
+    key_id: str,
+    output: str,
+    received_ms: int,
+    kinds: list[str],
+    lines: list[bytes],
+    ids: list[str],
 ) -> bytes:
-    """Return the same as `encode`, of a run that begins with *head*."""
-    return b"%b,%d,%b" % (head, received_ms, orjson.dumps((types, lengths, ids))[1:])
+    """Return the run of a request's events, of which each has its entry in the three lists."""
+    if len(lines) == 1:
+        return orjson.dumps((key_id, output, received_ms, kinds[0], (len(lines[0]),), ids))
+    types = kinds[0] if kinds and kinds.count(kinds[0]) == len(kinds) else kinds
+    return orjson.dumps((key_id, output, received_ms, types, list(map(len, lines)), ids))
 
 
 def encode_unknown(lines: Sequence[bytes]) -> bytes:

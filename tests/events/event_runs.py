@@ -1,6 +1,7 @@
 """Runs bodies through the event path the way a request does: bytes in, stored lines out."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,9 +30,13 @@ def run_body(
     locate=know_nothing,
     event_bytes_max=100_000,
     batch_events_max=1_000,
+    is_reference=False,
     **sender,
 ) -> Outcome:
-    """Return what becomes of *body*, which is bytes or a value to be sent as JSON."""
+    """Return what becomes of *body*, which is bytes or a value to be sent as JSON.
+
+    With *is_reference*, the readable reference does what the loop does else.
+    """
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
     pipeline = Pipeline(
@@ -41,7 +46,10 @@ def run_body(
         body, batch_events_max=batch_events_max, batch_shared_bytes_max=SHARED_BYTES_MAX
     )
     sent_by = Sender(**{"api_key": "key"} | sender)
-    return pipeline.run(payload, sent_by, BY_NAME[output], now=now)
+    stored_as = BY_NAME[output]
+    if is_reference:
+        stored_as = replace(stored_as, is_of_segment=False)
+    return pipeline.run(payload, sent_by, stored_as, now=now)
 
 
 def store_batch(body: Any, output="flat", **options) -> list[dict[str, Any]]:

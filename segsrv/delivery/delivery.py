@@ -13,7 +13,7 @@ from typing import Any
 from segsrv.delivery import journals
 from segsrv.delivery.attempts import Attempts
 from segsrv.delivery.believing import stood_at
-from segsrv.delivery.bundle import Filter, Limits
+from segsrv.delivery.bundle import UNSAVED_BYTES_MAX, Filter, Limits
 from segsrv.delivery.cursor import Cursor, CursorFile, Mark
 from segsrv.delivery.dedup import DedupIndex
 from segsrv.delivery.inheritance import Inheritance, inherit
@@ -36,6 +36,8 @@ SET_ASIDE_AT = 0.8
 """The part of a journal's limit at which it stops waiting for a sink that allows that."""
 SET_ASIDE_RETRY_S = 60.0
 """A try that fails takes the call in hand from the sink."""
+UNSAVED_PARTS = 8
+"""Of a journal's limit; it holds what neither of two saves covers, and new events."""
 TAKE_AGAIN_AT = 0.95
 """The part of a sink's limit below which events are taken again."""
 
@@ -217,7 +219,12 @@ class Delivery:
             attempts=Attempts(
                 built.name, timeout_s=config.send_timeout_s, retry_s_max=config.retry_s_max
             ),
-            limits=Limits(config.batch_events_max, config.batch_bytes_max, config.batch_interval_s),
+            limits=Limits(
+                config.batch_events_max,
+                config.batch_bytes_max,
+                config.batch_interval_s,
+                min(UNSAVED_BYTES_MAX, settings.journal_bytes_max // UNSAVED_PARTS),
+            ),
             picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
             judge=self._judge(path.stem),
             inherit=find,

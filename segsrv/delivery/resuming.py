@@ -54,6 +54,9 @@ class _Next:
         self.mark = Mark(part.frame.position, low)
         if low < part.high:
             self._slices.appendleft(part._replace(low=low))
+        elif not self._slices:
+            # With what no filter lets pass.
+            self.mark = self._read_to
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines that come next, as many as AHEAD_BYTES_MAX of the journal hold."""

@@ -1,10 +1,12 @@
 """One JSON object a line, in files by day or hour: `<root>/2026-11-23/140509.123456-<mark>.ndjson`.
 
-`names.py` says what is in a name, and how a closed file is told. A writer closes a file when a
-batch goes to a later one, or when the file's day or hour is over and the last batch is stored; so
-what a closed file holds is complete. A batch that is sent again after that, because the cursor was
-older than the file, is found in it, whatever it is now, and isn't stored twice. A closed file is
-never written to.
+`names.py` says what is in a name, and how a closed file is told. A closed file is never written to.
+
+Delivery appends by `writer.py`, and closes a file when no cursor will ask for what is in it.
+Commands plan and send batches one by one, and so did delivery in earlier releases: then a file is
+closed when a batch goes to a later one, or when its day or hour is over and the last batch is
+stored. A batch that is sent again after that, because the cursor was older than the file, is found
+in it, whatever it is now, and isn't stored twice.
 """
 
 from __future__ import annotations
@@ -66,9 +68,10 @@ def root_of(url: str, settings: Settings) -> Path:
 class FileSink:
     """Appends batches to files under *root*; a file ends with its UTC day or hour, or its size.
 
-    A placement is `{"file", "offset", "bytes"}`. Sending cuts the file at the offset first, so that
-    a batch that was half written before a crash is written once. If the journal has lost a part of
-    the batch since it was planned, and the file has it whole, the file is left as it is.
+    `writer` is how delivery does it. For `plan` and `send`, a placement is `{"file", "offset",
+    "bytes"}`. Sending cuts the file at the offset first, so that a batch that was half written
+    before a crash is written once. If the journal has lost a part of the batch since it was
+    planned, and the file has it whole, the file is left as it is.
 
     A writer that is there `is_once` closes its files when it ends, and leaves what the sink does
     beside writing to the server.

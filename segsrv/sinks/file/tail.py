@@ -11,7 +11,7 @@ from segsrv.files import sync_dir
 from segsrv.sinks.base import Lines
 from segsrv.sinks.file.names import is_closed
 
-PIECE_BYTES = 64 << 10
+PIECE_BYTES = 8 << 10
 
 
 class FileTail:
@@ -50,7 +50,7 @@ class FileTail:
             if end:
                 # A power cut may leave zeros where the data of a write was still to come.
                 return None if b"\0" in found[:end] else found[:end]
-            if len(found) < size:
+            if len(found) < size or b"\0" in found:
                 return None
             size *= 2
 

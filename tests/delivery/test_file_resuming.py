@@ -1,0 +1,189 @@
+"""The file sink between two saves of its cursor: what a restart finds there is stored once."""
+
+import errno
+import os
+import shutil
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from segsrv.delivery import standing
+from segsrv.delivery.bundle import Filter
+from segsrv.delivery.cursor import Cursor, CursorFile, InHand, Mark, Span
+from segsrv.journal.log import SegmentLog
+from segsrv.sinks.file import tail as file_tail
+from segsrv.sinks.file import writer as file_writer
+from segsrv.sinks.file.sink import FileSink
+from tests.delivery.shipping import append_batch, cursor_path, kept, open_log, shipping
+from tests.delivery.stored_files import MIB, files, stored
+from tests.waiting import until
+
+
+@pytest.fixture(autouse=True)
+def _save_seldom(monkeypatch):
+    monkeypatch.setattr(standing, "SETTLE_S", 1_000.0)
+
+
+def log_of(directory: Path, number: int) -> SegmentLog:
+    folder = directory if number == 0 else directory / f"w{number}"
+    return open_log(folder)
+
+
+@asynccontextmanager
+async def delivering(directory: Path, *logs: SegmentLog, file_bytes_max: int = MIB, **options):
+    """Deliver all of *logs*; what is in the block sees it before the cursor is saved."""
+    sink = FileSink(directory / "events", file_bytes_max=file_bytes_max)
+    async with shipping(directory, logs[0], sink, others=logs[1:], **options) as shipper:
+        await until(lambda: shipper.standing.is_known and shipper.lag_bytes == 0)
+        yield shipper
+
+
+async def crashed(tmp_path: Path, *logs: SegmentLog, **options) -> Path:
+    """Deliver *logs* of `live`; return a copy from before the cursor said so."""
+    live, copy = tmp_path / "live", tmp_path / "copy"
+    async with delivering(live, *logs, **options) as shipper:
+        assert kept(live).spans.get("w0", Span("", Mark(0), Mark(0))).start == Mark(0)
+        assert shipper.standing.is_unsaved
+        shutil.copytree(live, copy)
+    return copy
+
+
+@pytest.mark.parametrize("file_bytes_max", [MIB, 300], ids=["one_file", "many_files"])
+@pytest.mark.parametrize("journals", [1, 3])
+@pytest.mark.parametrize("events_max", [1_000, 4])
+async def test_after_a_crash_readers_see_only_more(tmp_path, file_bytes_max, journals, events_max):
+    """Whatever the batches are then, every byte stays, and every event is there once."""
+    logs = [log_of(tmp_path / "live", number) for number in range(journals)]
+    lines = [
+        line
+        for first in range(0, 60, 5)
+        for number, log in enumerate(logs)
+        for line in append_batch(log, *range(100 * number + first, 100 * number + first + 5))
+    ]
+    options = {"file_bytes_max": file_bytes_max}
+    copy = await crashed(tmp_path, *logs, flush_bytes_max=70, flush_events_max=7, **options)
+    before = {path: path.read_bytes() for path in files(copy)}
+    inodes = {path: path.stat().st_ino for path in before}
+
+    again = [log_of(copy, number) for number in range(journals)]
+    lines += append_batch(again[0], 99)
+    async with delivering(copy, *again, flush_events_max=events_max, **options):
+        pass
+
+    assert sorted(stored(copy)) == sorted(lines)
+    for path, data in before.items():
+        assert path.read_bytes().startswith(data)
+        assert path.stat().st_ino == inodes[path]
+
+
+@pytest.mark.parametrize("torn", [b'{"n":', bytes(40), b'{"n":77,' + bytes(9) + b"}\n"])
+async def test_what_a_crash_left_of_a_line(tmp_path, torn):
+    """The part of a line, or zeros, give way to what follows; nothing before is touched."""
+    log = log_of(tmp_path / "live", 0)
+    lines = append_batch(log, 1, 2)
+    copy = await crashed(tmp_path, log)
+    with files(copy)[0].open("ab") as file:
+        file.write(torn)
+
+    again = log_of(copy, 0)
+    lines += append_batch(again, 3)
+    async with delivering(copy, again):
+        pass
+
+    assert stored(copy) == lines
+
+
+async def test_what_the_journal_has_lost_since(tmp_path):
+    """The only copy of an event stays where it is, and what comes behind it is there once."""
+    log = log_of(tmp_path / "live", 0)
+    lines = [line for number in range(6) for line in append_batch(log, number)]
+    copy = await crashed(tmp_path, log)
+    (segment,) = _segments(copy)
+    data = segment.read_bytes()
+    segment.write_bytes(data.replace(b'{"n":2}', b'{"n":!}').replace(b'{"n":3}', b'{"n":!}'))
+
+    again = log_of(copy, 0)
+    lines += append_batch(again, 9)
+    async with delivering(copy, again):
+        pass
+
+    assert stored(copy) == lines
+
+
+def _segments(directory: Path):
+    return [path for path in (directory / "journal").iterdir() if b'{"n":2}' in path.read_bytes()]
+
+
+async def test_a_filter_that_lets_more_pass(tmp_path):
+    """What differs from what would be written now is cut off, and nothing is there twice."""
+    log = log_of(tmp_path / "live", 0)
+    lines = [
+        line
+        for number in range(6)
+        for line in append_batch(log, number, kind="page" if number % 2 else "track")
+    ]
+    copy = await crashed(tmp_path, log, picks=Filter(types=frozenset({"track"})))
+    assert stored(copy) == lines[::2]
+
+    async with delivering(copy, log_of(copy, 0)):
+        pass
+
+    assert stored(copy) == lines
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_sync_that_fails(tmp_path, monkeypatch, times):
+    """All since the last good one is written again, and no cursor says that it is there before."""
+    log, faults, written = log_of(tmp_path, 0), [errno.EIO] * times, []
+    lines = append_batch(log, 1, 2)
+    sync, rewrite = os.fdatasync, os.pwrite
+
+    class Os:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def fdatasync(self, fd):
+            if faults:
+                assert kept(tmp_path).spans.get("w0", Span("", Mark(0), Mark(0))).end == Mark(0)
+                raise OSError(faults.pop(), "Input/output error")
+            sync(fd)
+
+        def pwrite(self, fd, data, offset):
+            written.append(bytes(data))
+            return rewrite(fd, data, offset)
+
+    async with delivering(tmp_path, log) as shipper:
+        monkeypatch.setattr(file_writer, "os", Os())
+        monkeypatch.setattr(file_tail, "os", Os())
+    assert not faults
+    assert shipper.failures == times
+    assert lines[0] + lines[1] in written
+    assert stored(tmp_path) == lines
+    assert kept(tmp_path).spans["w0"].end.position == log.end
+
+
+@pytest.mark.parametrize("found", [0, 5, 16], ids=["nothing", "half a line", "all"])
+async def test_what_an_earlier_release_had_in_hand(tmp_path, found):
+    """A batch that its cursor had planned is there once, as are those before and behind it."""
+    log = log_of(tmp_path, 0)
+    first = append_batch(log, 1)
+    start = log.end
+    planned = append_batch(log, 2, 3)
+    end = log.end
+    name = "2026-11-23/140509.123456-1a2b3c4d.ndjson"
+    path = tmp_path / "events" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes((first[0] + b"".join(planned))[: len(first[0]) + found])
+    cursor = CursorFile(cursor_path(tmp_path))
+    cursor.load()
+    placement = {"file": name, "offset": len(first[0]), "bytes": 16}
+    span = Span(log.id, Mark(start), Mark(end))
+    cursor.save(Cursor({"w0": span}, placement, InHand("an-id", 2)))
+    cursor.close()
+
+    last = append_batch(log, 4)
+    async with delivering(tmp_path, log):
+        pass
+
+    assert stored(tmp_path) == [*first, *planned, *last]

@@ -15,14 +15,13 @@ import os
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import load
 import locations
 import machine
 import orjson
-from micro_events import check, make_pipeline, microseconds, run_orjson, run_pipeline, spend
+from event_path import EventPath
 
 from segsrv.events import FLAT
 
@@ -46,19 +45,18 @@ class Point:
 
 def measure(databases: list[Path], *, rounds: int, seconds: float) -> list[Point]:
     """Measure all sizes in turns."""
-    pipeline = make_pipeline(databases)
+    path = EventPath(databases)
     loads = [("batch", size, batches(size)) for size in BATCHES]
     loads += [("keys", size, keyed(size)) for size in KEYS]
     points = []
     for kind, size, requests in loads:
-        check(run_pipeline(pipeline, requests, FLAT), requests)
+        path.check(requests, FLAT)
         points.append(Point(kind=kind, size=size, path_us=[], orjson_us=[]))
     for _ in range(rounds):
         for point, (_kind, _size, requests) in zip(points, loads, strict=True):
-            events = sum(len(request.event_ids) for request in requests)
-            path = partial(spend, pipeline, requests, FLAT)
-            point.path_us.append(microseconds(path, events, seconds))
-            point.orjson_us.append(microseconds(partial(run_orjson, requests), events, seconds))
+            path_us, orjson_us = path.microseconds(requests, FLAT, seconds)
+            point.path_us.append(path_us)
+            point.orjson_us.append(orjson_us)
     return points
 
 

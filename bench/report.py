@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import contenders
+import event_path
 import latency
 import linear
 import load
 import locations
 import machine
-import micro_events
 import orjson
 import report_page
 import servers
@@ -191,10 +191,10 @@ class Bench:
             raise RuntimeError("; ".join(problems))
         return samples
 
-    def micro(self) -> list[micro_events.Cost]:
+    def micro(self) -> list[event_path.Cost]:
         options = self.options
         with machine.pinned(options.server_core):
-            return micro_events.measure_pipeline(
+            return event_path.measure(
                 self.databases,
                 batch_events=100,
                 rounds=options.rounds,

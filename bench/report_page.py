@@ -7,9 +7,9 @@ import statistics
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import event_path
 import latency
 import linear
-import micro_events
 import plots
 import soak
 import trial
@@ -161,7 +161,7 @@ def aims(report: dict[str, Any]) -> str:
     for row in parts.get("micro", []):
         aim = 0.42 if row["format"] == "flat" else 0.36
         if "batch" in row["load"]:
-            value = [micro_events.Cost(**row).of_floor]
+            value = [event_path.Cost(**row).of_floor]
             found.append((f"event path, {row['load']}, {row['format']}", value, [], aim, True))
     half = [row for row in parts.get("latency", []) if row["share"] == 0.5]
     found.append(
@@ -189,7 +189,7 @@ def sections(report: dict[str, Any]) -> list[tuple[str, str]]:
     renders: dict[str, tuple[str, Callable[[Rows], str]]] = {
         "micro": (
             "Event path alone",
-            lambda rows: micro_events.table([micro_events.Cost(**row) for row in rows]),
+            lambda rows: event_path.table([event_path.Cost(**row) for row in rows]),
         ),
         "linear": (
             "Cost by size",

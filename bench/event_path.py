@@ -74,9 +74,9 @@ class EventPath:
         for lines, request in zip(answers, requests, strict=True):
             events: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
             if tuple(event_id(event) for event in events) != request.event_ids:
-                raise SystemExit(f"wrong ids in the output of {request.event_ids[0]}")
+                raise RuntimeError(f"wrong ids in the output of {request.event_ids[0]}")
             if not all(line.count(b"\n") == 1 and line.endswith(b"\n") for line in lines):
-                raise SystemExit(f"the output of {request.event_ids[0]} is not one line an event")
+                raise RuntimeError(f"the output of {request.event_ids[0]} is not one line an event")
             count += len(lines)
         return f"{count:,} lines checked"
 

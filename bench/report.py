@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -244,7 +245,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             started = time.monotonic()
             try:
                 parts[name] = [asdict(sample) for sample in PARTS[name](bench)]
-            except (OSError, RuntimeError, SystemExit) as error:
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 problems.append(f"{name}: {error}")
             progress(f"{name}: {time.monotonic() - started:.0f} s")
     for name, samples in parts.items():

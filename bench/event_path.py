@@ -51,7 +51,7 @@ class EventPath:
     """A pipeline as the server has it, with warm caches after the first request of each kind."""
 
     def __init__(self, databases: list[Path]) -> None:
-        readers = [maxminddb.open_database(path, maxminddb.MODE_MEMORY) for path in databases]
+        readers = [maxminddb.open_database(path) for path in databases]
         self._pipeline = Pipeline(
             event_bytes_max=1_000_000,
             parse_user_agent=UserAgents(entries_max=CACHE_ENTRIES_MAX).parse,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import statistics
 import tempfile
@@ -101,6 +102,15 @@ def keyed(keys: int) -> list[load.Prepared]:
     return requests
 
 
+def batches_us(points: list[Point]) -> list[float]:
+    """Return what an event takes in the batches that are compared."""
+    return [
+        statistics.median(point.path_us)
+        for point in points
+        if point.kind == "batch" and point.size in COMPARED_BATCHES
+    ]
+
+
 def marginal_us(points: list[Point], name: str = "path_us") -> list[float]:
     """Return what a key more takes, from each size to the next."""
     keyed = [point for point in points if point.kind == "keys"]
@@ -112,19 +122,18 @@ def marginal_us(points: list[Point], name: str = "path_us") -> list[float]:
 
 
 def spread(values: list[float]) -> float:
-    """Return by which share of the smallest the largest of *values* is above it."""
-    return max(values) / min(values) - 1
+    """Return by which share of the smallest the largest of *values* is above it.
+
+    Differences may come out below zero when the machine is busy; then there is no saying.
+    """
+    return max(values) / min(values) - 1 if min(values) > 0 else math.inf
 
 
 def table(points: list[Point]) -> str:
     lines = ["| events in a batch | µs an event | orjson µs | of orjson |", "|---" * 4 + "|"]
     lines += [_row(point) for point in points if point.kind == "batch"]
-    compared = [
-        statistics.median(point.path_us)
-        for point in points
-        if point.kind == "batch" and point.size in COMPARED_BATCHES
-    ]
-    lines += ["", f"From 25 to 1,000 events the cost of one differs by {spread(compared):.0%}.", ""]
+    differs = spread(batches_us(points))
+    lines += ["", f"From 25 to 1,000 events the cost of one differs by {differs:.0%}.", ""]
     lines += ["| keys of an event | µs an event | orjson µs | of orjson | µs a key more | orjson |"]
     lines += ["|---" * 6 + "|"]
     more = ["", *(f"{value:.3f}" for value in marginal_us(points))]

@@ -32,6 +32,7 @@ import report_page
 import servers
 import soak
 import trial
+from rounds import BEFORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -118,7 +119,7 @@ class Bench:
         before = []
         if self.options.beside:
             tree = self.options.beside.resolve()
-            before = [contenders.segsrv("fsync", self.flags, name=report_page.BEFORE, tree=tree)]
+            before = [contenders.segsrv("fsync", self.flags, name=BEFORE, tree=tree)]
         victoria = []
         if self.options.victoria_logs:
             victoria = [contenders.victoria_logs(self.options.victoria_logs)]
@@ -231,7 +232,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the parts that were asked for; a part that breaks is a problem, not the end."""
     facts = machine.describe(options.scratch) | {"generator": options.generator}
     if options.beside:
-        facts[report_page.BEFORE] = machine.commit(options.beside)
+        facts[BEFORE] = machine.commit(options.beside)
     if options.victoria_logs:
         facts["VictoriaLogs"] = contenders.victoria_logs_version(options.victoria_logs)
     parts: dict[str, list[dict[str, Any]]] = {}
@@ -261,7 +262,7 @@ def parse_options() -> argparse.Namespace:
     add("--quick", action="store_true", help="one round of short runs, to see that all works")
     add("--only", action="append", choices=tuple(PARTS), help="repeatable; default: all parts")
     add("--rounds", type=int, help="default: 3")
-    add("--seconds", type=float, help="measured time of each load (default: 4)")
+    add("--seconds", type=float, help="measured time of each load (default: 3)")
     add("--warm-up", type=float, default=1.0)
     add("--micro-seconds", type=float, help="of each part of the event path (default: 0.5)")
     add("--latency-seconds", type=float, help="at each rate (default: 10)")
@@ -278,7 +279,7 @@ def parse_options() -> argparse.Namespace:
     add("--write-readme", action="store_true", help="put the table of results into README.md")
     options = parser.parse_args()
     short = (1, 1.0, 0.1, 3.0, 10.0)
-    usual = (3, 4.0, 0.5, 10.0, 60.0)
+    usual = (3, 3.0, 0.5, 10.0, 60.0)
     names = ("rounds", "seconds", "micro_seconds", "latency_seconds", "memory_seconds")
     for name, value in zip(names, short if options.quick else usual, strict=True):
         if getattr(options, name) is None:

@@ -298,7 +298,7 @@ class TestReport:
 
     def test_aims_are_judged_within_rounds(self, bench):
         """A ratio is taken to the baseline of the same round, and set beside its aim."""
-        text = bench("report_page").aims(self.report(bench))
+        text = bench("aims").table(self.report(bench))
         assert "| singles, heads known ÷ empty aiohttp handler | 1.50 (1.50 to 1.50) |" in text
         assert text.splitlines()[2].endswith("| ≥ 1.4 | yes |")
 

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import load
 import locations
 import machine
 import orjson
-from micro_events import check, make_pipeline, microseconds, run_orjson, run_pipeline, spend
+from event_path import EventPath
 
 from segsrv.events import FLAT
 
@@ -46,19 +46,18 @@ class Point:
 
 def measure(databases: list[Path], *, rounds: int, seconds: float) -> list[Point]:
     """Measure all sizes in turns."""
-    pipeline = make_pipeline(databases)
+    path = EventPath(databases)
     loads = [("batch", size, batches(size)) for size in BATCHES]
     loads += [("keys", size, keyed(size)) for size in KEYS]
     points = []
     for kind, size, requests in loads:
-        check(run_pipeline(pipeline, requests, FLAT), requests)
+        path.check(requests, FLAT)
         points.append(Point(kind=kind, size=size, path_us=[], orjson_us=[]))
     for _ in range(rounds):
         for point, (_kind, _size, requests) in zip(points, loads, strict=True):
-            events = sum(len(request.event_ids) for request in requests)
-            path = partial(spend, pipeline, requests, FLAT)
-            point.path_us.append(microseconds(path, events, seconds))
-            point.orjson_us.append(microseconds(partial(run_orjson, requests), events, seconds))
+            path_us, orjson_us = path.microseconds(requests, FLAT, seconds)
+            point.path_us.append(path_us)
+            point.orjson_us.append(orjson_us)
     return points
 
 
@@ -103,6 +102,15 @@ def keyed(keys: int) -> list[load.Prepared]:
     return requests
 
 
+def batches_us(points: list[Point]) -> list[float]:
+    """Return what an event takes in the batches that are compared."""
+    return [
+        statistics.median(point.path_us)
+        for point in points
+        if point.kind == "batch" and point.size in COMPARED_BATCHES
+    ]
+
+
 def marginal_us(points: list[Point], name: str = "path_us") -> list[float]:
     """Return what a key more takes, from each size to the next."""
     keyed = [point for point in points if point.kind == "keys"]
@@ -114,19 +122,18 @@ def marginal_us(points: list[Point], name: str = "path_us") -> list[float]:
 
 
 def spread(values: list[float]) -> float:
-    """Return by which share of the smallest the largest of *values* is above it."""
-    return max(values) / min(values) - 1
+    """Return by which share of the smallest the largest of *values* is above it.
+
+    Differences may come out below zero when the machine is busy; then there is no saying.
+    """
+    return max(values) / min(values) - 1 if min(values) > 0 else math.inf
 
 
 def table(points: list[Point]) -> str:
     lines = ["| events in a batch | µs an event | orjson µs | of orjson |", "|---" * 4 + "|"]
     lines += [_row(point) for point in points if point.kind == "batch"]
-    compared = [
-        statistics.median(point.path_us)
-        for point in points
-        if point.kind == "batch" and point.size in COMPARED_BATCHES
-    ]
-    lines += ["", f"From 25 to 1,000 events the cost of one differs by {spread(compared):.0%}.", ""]
+    differs = spread(batches_us(points))
+    lines += ["", f"From 25 to 1,000 events the cost of one differs by {differs:.0%}.", ""]
     lines += ["| keys of an event | µs an event | orjson µs | of orjson | µs a key more | orjson |"]
     lines += ["|---" * 6 + "|"]
     more = ["", *(f"{value:.3f}" for value in marginal_us(points))]

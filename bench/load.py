@@ -91,9 +91,8 @@ def prepare(
     write_key: str,
     event_bytes: int,
     seed: int,
-    shares_context: bool = False,
+    is_shared: bool = True,
 ) -> list[Prepared]:
-    """Make requests of one shape; with *shares_context* batches have a context of their own."""
     rng = random.Random(seed)
     clients = payloads.make_clients(rng)
     authorization = "Basic " + b64encode(f"{write_key}:".encode()).decode()
@@ -110,7 +109,7 @@ def prepare(
                 events=shape.events,
                 write_key=write_key,
                 event_bytes=event_bytes,
-                shares_context=shares_context,
+                is_shared=is_shared,
             )
             content_type, user_agent = "application/json", "analytics-node-next/latest"
         message = orjson.loads(body)

@@ -53,6 +53,7 @@ LOCALES = (
 )
 EVENTS = ("Product Viewed", "Product Added", "Checkout Started", "Products Searched", "CTA Clicked")
 PRODUCTS = ("trail-runner-2", "alpine-shell-jacket", "merino-base-layer", "summit-pack-32l")
+LIBRARY = {"name": "@segment/analytics-node", "version": "3.1.0"}
 SOURCES = (("google", "cpc"), ("newsletter", "email"), ("instagram", "social"), ("bing", "cpc"))
 
 
@@ -143,27 +144,33 @@ def server_batch(
     write_key: str = "",
     event_bytes: int = 0,
     now_ms: int | None = None,
-    shares_context: bool = False,
+    is_shared: bool = True,
 ) -> bytes:
-    """Render what analytics-node 3 posts to `/v1/batch`: *events* events of random *clients*.
+    """Render what a server's SDK posts to `/v1/batch`: *events* events of random *clients*.
 
-    With *shares_context* the library stands in a context of the whole batch and not in each event,
-    which also has a `messageId` of its own, as the Go and Java SDKs send it.
+    The batch says when it was sent and, as those of the SDKs for Go and Java do, which library sent
+    it; unless *is_shared*, each event says the latter, and nobody the former.
     """
     now_ms = _clock_ms() if now_ms is None else now_ms
     batch = [
-        _server_event(rng, rng.choice(clients), event_bytes, now_ms - (events - index) * 7)
+        _server_event(
+            rng,
+            rng.choice(clients),
+            event_bytes,
+            now_ms - (events - index) * 7,
+            is_shared=is_shared,
+        )
         for index in range(events)
     ]
-    message: dict[str, Any] = {"batch": batch, "writeKey": write_key, "sentAt": _iso(now_ms)}
-    if shares_context:
-        for event in batch:
-            message["context"] = {"library": event["context"].pop("library")}
-        message |= {"messageId": _uuid(rng), "integrations": {}}
-    return orjson.dumps(message)
+    body: dict[str, Any] = {"batch": batch, "writeKey": write_key}
+    if is_shared:
+        body |= {"sentAt": _iso(now_ms), "context": {"library": LIBRARY}}
+    return orjson.dumps(body)
 
 
-def _server_event(rng: Random, client: Client, event_bytes: int, at_ms: int) -> dict[str, Any]:
+def _server_event(
+    rng: Random, client: Client, event_bytes: int, at_ms: int, *, is_shared: bool
+) -> dict[str, Any]:
     product = rng.choice(PRODUCTS)
     payload: dict[str, Any] = {
         "order_id": f"ord_{rng.getrandbits(48):012x}",
@@ -184,7 +191,7 @@ def _server_event(rng: Random, client: Client, event_bytes: int, at_ms: int) -> 
         "properties": payload,
         "integrations": {},
         "context": {
-            "library": {"name": "@segment/analytics-node", "version": "3.1.0"},
+            "library": LIBRARY,
             "ip": client.address,
             "userAgent": client.user_agent,
             "locale": client.locale,
@@ -207,6 +214,8 @@ def _server_event(rng: Random, client: Client, event_bytes: int, at_ms: int) -> 
         event["type"] = "identify"
         del event["event"], event["properties"]
         event["traits"] = payload
+    if is_shared:
+        del event["context"]["library"]
     return _padded(event, payload, event_bytes)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,17 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import contenders
+import event_path
 import latency
 import linear
 import load
 import locations
 import machine
-import micro_events
 import orjson
 import report_page
 import servers
 import soak
 import trial
+from rounds import BEFORE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,7 +119,7 @@ class Bench:
         before = []
         if self.options.beside:
             tree = self.options.beside.resolve()
-            before = [contenders.segsrv("fsync", self.flags, name=report_page.BEFORE, tree=tree)]
+            before = [contenders.segsrv("fsync", self.flags, name=BEFORE, tree=tree)]
         victoria = []
         if self.options.victoria_logs:
             victoria = [contenders.victoria_logs(self.options.victoria_logs)]
@@ -191,10 +193,10 @@ class Bench:
             raise RuntimeError("; ".join(problems))
         return samples
 
-    def micro(self) -> list[micro_events.Cost]:
+    def micro(self) -> list[event_path.Cost]:
         options = self.options
         with machine.pinned(options.server_core):
-            return micro_events.measure_pipeline(
+            return event_path.measure(
                 self.databases,
                 batch_events=100,
                 rounds=options.rounds,
@@ -230,7 +232,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the parts that were asked for; a part that breaks is a problem, not the end."""
     facts = machine.describe(options.scratch) | {"generator": options.generator}
     if options.beside:
-        facts[report_page.BEFORE] = machine.commit(options.beside)
+        facts[BEFORE] = machine.commit(options.beside)
     if options.victoria_logs:
         facts["VictoriaLogs"] = contenders.victoria_logs_version(options.victoria_logs)
     parts: dict[str, list[dict[str, Any]]] = {}
@@ -244,7 +246,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             started = time.monotonic()
             try:
                 parts[name] = [asdict(sample) for sample in PARTS[name](bench)]
-            except (OSError, RuntimeError, SystemExit) as error:
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
                 problems.append(f"{name}: {error}")
             progress(f"{name}: {time.monotonic() - started:.0f} s")
     for name, samples in parts.items():
@@ -260,7 +262,7 @@ def parse_options() -> argparse.Namespace:
     add("--quick", action="store_true", help="one round of short runs, to see that all works")
     add("--only", action="append", choices=tuple(PARTS), help="repeatable; default: all parts")
     add("--rounds", type=int, help="default: 3")
-    add("--seconds", type=float, help="measured time of each load (default: 4)")
+    add("--seconds", type=float, help="measured time of each load (default: 3)")
     add("--warm-up", type=float, default=1.0)
     add("--micro-seconds", type=float, help="of each part of the event path (default: 0.5)")
     add("--latency-seconds", type=float, help="at each rate (default: 10)")
@@ -277,7 +279,7 @@ def parse_options() -> argparse.Namespace:
     add("--write-readme", action="store_true", help="put the table of results into README.md")
     options = parser.parse_args()
     short = (1, 1.0, 0.1, 3.0, 10.0)
-    usual = (3, 4.0, 0.5, 10.0, 60.0)
+    usual = (3, 3.0, 0.5, 10.0, 60.0)
     names = ("rounds", "seconds", "micro_seconds", "latency_seconds", "memory_seconds")
     for name, value in zip(names, short if options.quick else usual, strict=True):
         if getattr(options, name) is None:

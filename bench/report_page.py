@@ -7,21 +7,30 @@ import statistics
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import aims
+import event_path
 import latency
 import linear
-import micro_events
 import plots
 import soak
-import trial
+from rounds import (
+    BASELINE,
+    FLOOR,
+    NAIVE,
+    OURS,
+    VICTORIA,
+    Rows,
+    Samples,
+    grid,
+    ratios,
+    spread,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-BEFORE = "segsrv before"
 GENERATOR_SATURATED = 0.95
-FLOOR, BASELINE, RAW = trial.ORJSON, trial.BASELINE, "empty raw protocol"
-NAIVE, DISK, VICTORIA, OURS = "FastAPI + pydantic", "commits alone", "VictoriaLogs", "fsync"
 BEGIN = "<!-- Made by `python bench/report.py --write-readme`: do not edit by hand. -->"
 END = "<!-- The end of what it made. -->"
 SHOWN = {OURS: "segsrv", BASELINE: "empty aiohttp handler"}
@@ -30,44 +39,6 @@ table{border-collapse:collapse;margin:1em 0;font-size:13px}td,th{border:1px soli
 padding:3px 8px;text-align:left}svg{margin:0 1em 1em 0}svg text{font:11px sans-serif}
 svg .title{font:bold 14px sans-serif}svg .x{text-anchor:middle}svg .y{text-anchor:end}
 pre{background:#f4f4f4;padding:.7em;overflow-x:auto}"""
-
-Rows = list[dict[str, Any]]
-
-
-class Samples:
-    """Trials of one part, found by what they measured."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-
-    def of(self, server: str, shape: str, connections: int = 64, heads: str = "known") -> Rows:
-        """Return a server's rounds under one load; *shape* is its name or the first word of it."""
-        return [
-            row
-            for row in self.rows
-            if row["server"] == server
-            and shape in (row["shape"], row["shape"].split()[0])
-            and (server == FLOOR or (row["connections"] == connections and row["heads"] == heads))
-        ]
-
-
-def ratios(ours: Rows, others: Rows, name: str = "events_per_s") -> list[float]:
-    """Divide within rounds; rounds that one of the two lacks are left out."""
-    by_round = {row["round"]: row[name] for row in others}
-    return [row[name] / by_round[row["round"]] for row in ours if by_round.get(row["round"])]
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    """Render a median with the smallest and the largest, nothing for none."""
-    if not values:
-        return ""
-    text = f"{statistics.median(values):,.{digits}f}"
-    return f"{text} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-
-
-def grid(head: list[str], rows: list[list[str]]) -> str:
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def trials_table(rows: Rows) -> str:
@@ -122,74 +93,14 @@ def trials_table(rows: Rows) -> str:
     return grid(head, table)
 
 
-def aims(report: dict[str, Any]) -> str:
-    """Set what was measured beside what is aimed at; all are ratios within rounds."""
-    parts = report["parts"]
-    one, two = Samples(parts.get("saturation", [])), Samples(parts.get("workers", []))
-    found: list[tuple[str, list[float], list[float], float, bool]] = []
-
-    def over(
-        name: str,
-        others: str,
-        aim: float,
-        shape: str = "single",
-        connections: int = 64,
-        heads: str = "known",
-    ) -> None:
-        ours = one.of(OURS, shape, connections, heads)
-        # Only our own servers are measured again with heads that are all new.
-        beside = heads if others == BEFORE else "known"
-        theirs = one.of(others, shape, connections, beside)
-        by_cpu = ratios(theirs, ours, "cpu_us")
-        found.append((name, ratios(ours, theirs), by_cpu, aim, True))
-
-    for heads in ("known", "new"):
-        with_heads = f"singles, heads {heads}"
-        over(f"{with_heads} ÷ empty aiohttp handler", BASELINE, 1.40, heads=heads)
-        over(f"{with_heads} ÷ {BEFORE}", BEFORE, 2.2, heads=heads)
-        over(f"{with_heads} ÷ {NAIVE}", NAIVE, 8, heads=heads)
-    over("singles, 16 connections ÷ commits alone", DISK, 0.9, connections=16)
-    over("singles ÷ VictoriaLogs", VICTORIA, 3)
-    floor = ratios(one.of(FLOOR, "batch"), one.of(OURS, "batch"), "cpu_us")
-    found.append(("batches: orjson's CPU ÷ its own", floor, [], 0.25, True))
-    over(f"batches ÷ {BEFORE}", BEFORE, 1.5, "batch")
-    over(f"batches ÷ {NAIVE}", NAIVE, 2.5, "batch")
-    over("batches ÷ VictoriaLogs", VICTORIA, 0.9, "batch")
-    for shape in ("single", "batch"):
-        cpu = ratios(two.of("2 workers", shape), two.of("1 worker", shape), "cpu_us")
-        found.append((f"{shape}, CPU of two workers ÷ one", cpu, [], 1.25, False))
-    for row in parts.get("micro", []):
-        aim = 0.42 if row["format"] == "flat" else 0.36
-        if "batch" in row["load"]:
-            value = [micro_events.Cost(**row).of_floor]
-            found.append((f"event path, {row['load']}, {row['format']}", value, [], aim, True))
-    half = [row for row in parts.get("latency", []) if row["share"] == 0.5]
-    found.append(
-        ("p99 ÷ p50 at half load", [row["p99_ms"] / row["p50_ms"] for row in half], [], 5, False)
-    )
-    rows = [
-        [
-            name,
-            spread(values),
-            spread(by_cpu),
-            f"{'≥' if is_least else '≤'} {aim:g}",
-            "yes" if (statistics.median(values) >= aim) == is_least else "no",
-        ]
-        for name, values, by_cpu, aim, is_least in found
-        if values
-    ]
-    head = ["ratio within rounds", "median (min to max)", "their CPU an event ÷ its own"]
-    return grid([*head, "aim", "reached"], rows)
-
-
 def sections(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Return each part's title and Markdown."""
     parts = report["parts"]
-    made = [("Aims", aims(report))]
+    made = [("Aims", aims.table(report))]
     renders: dict[str, tuple[str, Callable[[Rows], str]]] = {
         "micro": (
             "Event path alone",
-            lambda rows: micro_events.table([micro_events.Cost(**row) for row in rows]),
+            lambda rows: event_path.table([event_path.Cost(**row) for row in rows]),
         ),
         "linear": (
             "Cost by size",
@@ -352,7 +263,8 @@ def readme_table(report: dict[str, Any]) -> str:
     if not samples.of(OURS, "single"):
         raise ValueError("the README's table needs the part saturation")
     head = ["one core, events of ~1 KB", "events/s", "CPU µs an event"]
-    head += ["requests/s ÷ empty aiohttp handler", "a 200 means", "readable after", "lost"]
+    head += ["requests/s ÷ empty aiohttp handler", "orjson's CPU ÷ its own"]
+    head += ["a 200 means", "readable after", "lost"]
     rows = []
     for server in (OURS, NAIVE, VICTORIA):
         for shape, name in (("single", "one a request"), ("batch", "100 a request")):
@@ -365,13 +277,16 @@ def readme_table(report: dict[str, Any]) -> str:
             after = max(row["readable_after_s"] or 0 for row in group)
             lost = sum(max(0, row["events_acknowledged"] - row["events_stored"]) for row in group)
             cells = [f"{SHOWN.get(server, server)}, {name}", f"{rate:,.0f}", f"{cpu:.1f}"]
-            cells += [f"{ratio:.2f}", group[0]["meaning"], f"{after:.1f} s", f"{lost:,}"]
+            floor = ratios(samples.of(FLOOR, shape), group, "cpu_us")
+            cells += [f"{ratio:.2f}", f"{statistics.median(floor or [0]):.2f}"]
+            cells += [group[0]["meaning"], f"{after:.1f} s", f"{lost:,}"]
             rows.append(cells)
     facts = report["machine"]
     text = (
         f"{facts['python']}, {facts['cpu']}; {facts['date'].split()[0]}, commit {facts['commit']}; "
         f"64 connections, medians of {report['rounds']} rounds in turns; ratios within rounds. "
-        "*Readable after* is how long after the load's end the last event could be read. "
+        "*orjson's CPU* is what `loads` and `dumps` of the same bodies take; *readable after* is "
+        "how long after the load's end the last event could be read. "
         "`python bench/report.py` repeats it; `bench/README.md` says how."
     )
     return f"{grid(head, rows)}\n\n{text}"

@@ -86,7 +86,7 @@ def saturation(plan: trial.Plan, flags: tuple[str, ...]) -> float:
     )
     sample = trial.measure(plan, shape, requests, contenders.segsrv("fsync", flags), 1)
     if sample.problems:
-        raise SystemExit("; ".join(sample.problems))
+        raise RuntimeError("; ".join(sample.problems))
     return sample.requests_per_s
 
 

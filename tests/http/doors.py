@@ -29,9 +29,8 @@ from pathlib import Path
 
 from tests.http import fuzzing
 from tests.http.fuzzing import authorization, body_of, request
-from tests.site import COMPAT, FLAT, KEY, Site, started_site
+from tests.site import COMPAT, FLAT, FRONTS, KEY, Site, started_site
 
-FRONTS = ("raw", "aiohttp")
 SERVER_FLAGS = ("--body-bytes-max", "60000", "--body-timeout-s", "2", "--keepalive-timeout-s", "5")
 ANSWER_TIMEOUT_S = 30.0
 REQUESTS_MAX = 6
@@ -346,7 +345,7 @@ def both_doors(folder: Path):
         yield Doors(
             {
                 front: stack.enter_context(
-                    started_site(folder / front / "data", "--front", front, *SERVER_FLAGS)
+                    started_site(folder / front / "data", *SERVER_FLAGS, way=front)
                 )
                 for front in FRONTS
             }

@@ -1,6 +1,7 @@
 """Where the server's time goes: `segsrv serve` under cProfile and full load, grouped by package.
 
     python bench/profile_server.py --shape batch
+    python bench/profile_server.py --server-arg=--front=aiohttp
 
 Profiled is the main thread, which is the event loop's; the journal's threads are not in it. What an
 idle server takes to start and stop is measured first and left out.
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WRITE_KEY = "bench-write-key"
-NATIVE_PACKAGES = ("orjson", "aiohttp", "uvloop", "multidict", "yarl", "ua_parser_rs", "maxminddb")
+NATIVE_PACKAGES = (
+    "orjson",
+    "aiohttp",
+    "httptools",
+    "uvloop",
+    "multidict",
+    "yarl",
+    "ua_parser_rs",
+    "maxminddb",
+)
 
 
 class Place(NamedTuple):

@@ -94,9 +94,7 @@ def create_app(
     )
 
     app = web.Application(client_max_size=settings.body_bytes_max)
-    app[TALLY] = tally
-    app[STATION] = station
-    app[INGEST] = ingest
+    app[TALLY], app[STATION], app[INGEST] = tally, station, ingest
     app.cleanup_ctx.append(_journal(station, ingest))
     app.cleanup_ctx.append(_background(settings, peers, health, databases, pipeline))
     app.on_shutdown.append(health.stop)

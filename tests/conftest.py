@@ -1,4 +1,4 @@
-"""Fixtures that several folders share: a running server, standalone and mounted."""
+"""Fixtures that several folders share: a running server, with each front and mounted."""
 
 import contextlib
 import itertools
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import Site, started_site
+from tests.site import WAYS, Site, started_site
 
 SERVICES = Path(__file__).parent / "services"
 pytest_plugins = [f"tests.services.{path.stem}" for path in sorted(SERVICES.glob("*_fixtures.py"))]
@@ -36,33 +36,36 @@ def sync_way(request, monkeypatch) -> str:
     return request.param
 
 
-@pytest.fixture(scope="session", params=["server", "mounted"])
+@pytest.fixture(scope="session", params=WAYS)
 def site(request, tmp_path_factory) -> Site:
     """One running server for the whole session, each test with events of its own."""
     folder = tmp_path_factory.mktemp(request.param)
-    with started_site(folder / "data", is_mounted=request.param == "mounted") as running:
+    with started_site(folder / "data", way=request.param) as running:
         yield running
 
 
-@pytest.fixture(params=["server", "mounted"])
+@pytest.fixture(params=WAYS)
 def new_site(request, tmp_path):
-    """Return a function that starts a server with flags of the test's own, in both ways."""
+    """Return a function that starts a server with flags of the test's own, in every way."""
     with contextlib.ExitStack() as stack:
-        yield _starter(stack, tmp_path, is_mounted=request.param == "mounted")
+        yield _starter(stack, tmp_path, way=request.param)
 
 
 @pytest.fixture
-def start_server(tmp_path):
-    """Return a function that starts `segsrv serve`, for what only that command does."""
+def start_server(request, tmp_path):
+    """Return a function that starts `segsrv serve`, for what only that command does.
+
+    With `BOTH_FRONTS` a test is run for each front.
+    """
     with contextlib.ExitStack() as stack:
-        yield _starter(stack, tmp_path, is_mounted=False)
+        yield _starter(stack, tmp_path, way=getattr(request, "param", "raw"))
 
 
-def _starter(stack, tmp_path, *, is_mounted):
+def _starter(stack, tmp_path, *, way):
     numbers = itertools.count()
 
     def start(*flags, **options) -> Site:
         data_dir = tmp_path / f"data-{next(numbers)}"
-        return stack.enter_context(started_site(data_dir, *flags, is_mounted=is_mounted, **options))
+        return stack.enter_context(started_site(data_dir, *flags, way=way, **options))
 
     return start

@@ -10,11 +10,17 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.mmdb import write_mmdb
 from tests.server_process import MOUNTED, ServerProcess
 
 KEY = "test-key"
 FLAT, COMPAT = "/api/v1/segment", "/api/v1/segment/compat"
+FRONTS = ("raw", "aiohttp")
+WAYS = (*FRONTS, "mounted")
+"""In which a server can run: `segsrv serve` with each front, and in another application."""
+BOTH_FRONTS = pytest.mark.parametrize("start_server", FRONTS, indirect=True)
 LONDON = "81.2.69.142"
 
 
@@ -99,8 +105,8 @@ def new_id() -> str:
 
 
 @contextlib.contextmanager
-def started_site(data_dir: Path, *flags, is_mounted=False, **options):
-    """Run a server with a small GeoIP database of its own."""
+def started_site(data_dir: Path, *flags, way="raw", **options):
+    """Run a server with a small GeoIP database of its own, in one of the `WAYS`."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     database = data_dir.parent / "city.mmdb"
     write_mmdb(
@@ -110,8 +116,10 @@ def started_site(data_dir: Path, *flags, is_mounted=False, **options):
             "8.8.8.0/24": {"country": {"iso_code": "US", "names": {"en": "United States"}}},
         },
     )
-    if is_mounted:
+    if way == "mounted":
         options["program"] = MOUNTED
+    else:
+        flags = ("--front", way, *flags)
     process = ServerProcess(data_dir, "--geoip-db", str(database), *flags, **options)
     with process:
         yield Site(process)

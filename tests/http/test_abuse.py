@@ -26,7 +26,7 @@ from tests.http.fuzzing import (
     zstd,
 )
 from tests.server_process import ServerProcess
-from tests.site import COMPAT, FLAT, KEY, new_id, started_site
+from tests.site import BOTH_FRONTS, COMPAT, FLAT, FRONTS, KEY, new_id, started_site
 
 IS_CI = os.environ.get("CI") == "true"
 MUTATED_REQUESTS = 100_000 if IS_CI else 10_000
@@ -40,12 +40,15 @@ BOMB_COST_BYTES_MAX = 32 * MIB
 
 
 class TestMutatedRequests:
-    def test_damaged_requests_harm_nobody(self, tmp_path):
+    @pytest.mark.parametrize("front", FRONTS)
+    def test_damaged_requests_harm_nobody(self, tmp_path, front):
         """Each is answered or cut off, never with a fault; good events beside them are stored once.
 
         The server's memory stays level, and it logs no error.
         """
-        with ServerProcess(tmp_path / "data", *SERVER_FLAGS, write_keys=(KEY,)) as process:
+        with ServerProcess(
+            tmp_path / "data", "--front", front, *SERVER_FLAGS, write_keys=(KEY,)
+        ) as process:
             report = Fuzzer(process).run(MUTATED_REQUESTS, SEED)
             print(report)  # noqa: T201 - pytest shows it when the test fails.
 
@@ -216,6 +219,7 @@ class TestBombs:
 
 
 class TestBrokenHttp:
+    @BOTH_FRONTS
     @pytest.mark.parametrize(
         "data",
         [

@@ -16,11 +16,13 @@ import uvloop
 from aiohttp import web
 
 from segsrv import Settings, create_app
+from segsrv.app import INGEST
 from segsrv.http.connection import Connection
+from segsrv.http.front.front import Front
 from segsrv.http.tally import TALLY
 from tests.http.fuzzing import request
 from tests.needs import skip_or_fail
-from tests.site import FLAT, KEY, id_of, new_id
+from tests.site import FLAT, FRONTS, KEY, id_of, new_id
 
 DEADLINE_S = 8.0
 """Shorter than any time limit of the server's, which would end a connection that was forgotten."""
@@ -45,8 +47,9 @@ def run(request):
 class Served:
     """The application behind real sockets, in the loop that runs; `protocols` are its side."""
 
-    def __init__(self, tmp_path) -> None:
+    def __init__(self, tmp_path, front) -> None:
         self.data_dir = tmp_path / "data"
+        self._front = front
         self.port = 0
         self.protocols = []
 
@@ -58,11 +61,14 @@ class Served:
         await runner.setup()
         loop = asyncio.get_running_loop()
 
+        options = {"tally": app[TALLY], "access_log": None}
+        front = Front(runner.server, app[INGEST], settings, loop, options)
+
         def accept():
-            self.protocols.append(
-                Connection(runner.server, tally=app[TALLY], loop=loop, access_log=None)
-            )
-            return self.protocols[-1]
+            is_raw = self._front == "raw"
+            made = front() if is_raw else Connection(runner.server, loop=loop, **options)
+            self.protocols.append(made)
+            return made
 
         server = await loop.create_server(accept, "127.0.0.1", 0, ssl=context, backlog=1_024)
         self.port = server.sockets[0].getsockname()[1]
@@ -96,9 +102,9 @@ class Served:
         return [id_of(json.loads(line)) for line in lines]
 
 
-@pytest.fixture
-def served(tmp_path):
-    return Served(tmp_path)
+@pytest.fixture(params=FRONTS)
+def served(request, tmp_path):
+    return Served(tmp_path, request.param)
 
 
 def events(count, *headers, **fields):

@@ -383,6 +383,20 @@ class TestGuests:
         assert front.bodies == [b"1", b"2", b"3"]
         assert transport_of(door).is_reading
 
+    def test_one_says_early_what_it_refuses(self, front, door):
+        """A body that is not there yet is not waited for where nothing is to be done with it."""
+        data = post(b"12", "/v1/nothing")[:-1]
+        door.data_received(data)
+        assert front.guests[0].received == data
+
+    def test_a_body_that_is_welcome_is_waited_for(self, front, door):
+        """The guest then leaves again, also if the body comes in parts."""
+        data = post(b"12", "//v1/track", "Content-Encoding: gzip")
+        door.data_received(data[:-1])
+        assert front.guests == []
+        door.data_received(data[-1:])
+        assert front.guests[0].received == data
+
     def test_one_that_can_not_leave_stays(self, front, door):
         """It closes the connection, say, or has to read what nobody wanted."""
         door.data_received(get() + post(b"1"))

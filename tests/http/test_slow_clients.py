@@ -17,7 +17,7 @@ import pytest
 from tests.http import idle_clients
 from tests.http.fuzzing import Connection, ConnectionEnded, memory_of, request
 from tests.needs import skip_or_fail
-from tests.site import FLAT, KEY, id_of, new_id
+from tests.site import BOTH_FRONTS, FLAT, KEY, id_of, new_id
 from tests.waiting import wait_until
 
 DEADLINE_S = 30.0
@@ -87,6 +87,7 @@ def assert_no_errors(site) -> None:
     assert "level=error" not in site.process.stderr
 
 
+@BOTH_FRONTS
 class TestSlowClients:
     def test_a_head_that_trickles_is_cut_off(self, start_server):
         """A head must be complete within keepalive_timeout_s; others are served meanwhile."""
@@ -189,6 +190,7 @@ class TestManyConnections:
         assert cost < BYTES_PER_IDLE_CONNECTION_MAX
         assert_no_errors(site)
 
+    @BOTH_FRONTS
     def test_more_connections_than_allowed_are_refused_with_503(self, start_server):
         """Above connections_max a client gets a whole 503 at once; room that gets free is used."""
         site = start_server("--connections-max", "20")
@@ -215,6 +217,7 @@ class TestManyConnections:
         assert_no_errors(site)
 
 
+@BOTH_FRONTS
 class TestClientsThatVanish:
     def test_events_of_clients_that_vanish_are_stored_at_most_once(self, start_server):
         """A client that is gone before its answer costs nobody anything, and logs no error."""

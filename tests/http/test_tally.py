@@ -13,7 +13,7 @@ import pytest
 from segsrv import Settings, create_app
 from segsrv.http.tally import TALLY, Seldom
 from segsrv.settings.key import derived_key_id
-from tests.site import FLAT, KEY, LONDON, new_id
+from tests.site import BOTH_FRONTS, FLAT, KEY, LONDON, new_id
 
 KEY_ID = derived_key_id(KEY)
 GZIP = {"Content-Encoding": "gzip"}
@@ -151,6 +151,7 @@ class TestCounts:
         assert site.metric("segsrv_requests_total", status="400") == 1
         assert site.metric("segsrv_requests_total") == 3
 
+    @BOTH_FRONTS
     @pytest.mark.parametrize(
         ("data", "status"),
         [
@@ -170,6 +171,7 @@ class TestCounts:
         assert count(site, code="bad_http", status=status, path="other", key="") == expected
         assert len(lines(site)) == expected
 
+    @BOTH_FRONTS
     def test_refused_connections_are_counted(self, start_server):
         """What is turned away before it is read is counted, and one line says so."""
         site = start_server("--connections-max", "1")

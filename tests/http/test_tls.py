@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.certificates import make_certificate
-from tests.site import FLAT, KEY, basic, new_id
+from tests.site import BOTH_FRONTS, FLAT, KEY, basic, new_id
 
 
 def served_certificate(site, trusted):
@@ -23,6 +23,7 @@ def served_certificate(site, trusted):
 
 
 class TestTls:
+    @BOTH_FRONTS
     def test_https_takes_events_and_follows_its_certificate(self, start_server, tmp_path):
         """Events arrive over https; a replaced certificate is served without a restart."""
         old, new = make_certificate(tmp_path, "old"), make_certificate(tmp_path, "new")

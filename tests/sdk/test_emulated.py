@@ -24,18 +24,20 @@ from outage import Outage
 from stored_calls import expected, take_event_id
 
 from tests.server_process import ServerProcess
-from tests.site import FLAT, Site, id_of
+from tests.site import FLAT, FRONTS, Site, id_of
 
 KEY = "sdk-test-key"
 BODY_BYTES_MAX = 4_000
 EVERY_EMULATED = pytest.mark.parametrize("sdk", EMULATED.values(), ids=EMULATED.keys())
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A server for all tests of this file."""
+@pytest.fixture(scope="module", params=FRONTS)
+def site(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A server for all tests of this file, with each front."""
     data_dir = tmp_path_factory.mktemp("emulated") / "data"
-    flags = ("--body-bytes-max", str(BODY_BYTES_MAX))
+    flags = ("--body-bytes-max", str(BODY_BYTES_MAX), "--front", request.param)
     with ServerProcess(data_dir, *flags, write_keys=[KEY]) as server:
         yield Site(server)
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, cast
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from segsrv.errors import Overloaded
-from segsrv.http.answers import Answer
+from segsrv.http.front.body import Body
+from segsrv.http.front.exchange import Exchange
 from segsrv.http.front.heads import HEAD_BYTES_MAX, Visit
+from segsrv.http.front.moving_timer import MovingTimer
 
 if TYPE_CHECKING:
     from segsrv.http.caller import Caller
@@ -40,32 +42,10 @@ class Door(asyncio.Protocol):
     """One connection."""
 
     __slots__ = (
-        "_body_pieces",
-        "_body_size",
-        "_caller",
-        "_ended",
-        "_exchanges",
-        "_front",
-        "_guest",
-        "_has_large",
-        "_head",
-        "_idle_since_s",
-        "_idle_timer",
-        "_is_closing",
-        "_is_guest_staying",
-        "_is_half_closed",
-        "_is_held",
-        "_is_waiting",
-        "_is_working",
-        "_is_writing_paused",
-        "_loop",
-        "_missing_bytes",
-        "_needs_quiet",
-        "_peer",
-        "_rest",
-        "_slow_timer",
+        *("_body", "_ended", "_exchanges", "_front", "_guest", "_has_large", "_idle"),
+        *("_is_closing", "_is_guest_staying", "_is_half_closed", "_is_held", "_is_waiting"),
+        *("_is_working", "_is_writing_paused", "_loop", "_needs_quiet", "_peer", "_rest", "_slow"),
         "_transport",
-        "_waiting_since_s",
     )
 
     def __init__(self, front: Front) -> None:
@@ -74,22 +54,17 @@ class Door(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._peer = b""
         # Requests under way, in the order of their coming.
-        self._exchanges: deque[_Exchange] = deque()
+        self._exchanges: deque[Exchange] = deque()
+        self._has_large = False
         # Bytes that were read and not used yet.
         self._rest = b""
-        # The body that is being received, and what its head was.
-        self._missing_bytes = 0
-        self._body_pieces: list[bytes] = []
-        self._body_size = 0
-        self._head = b""
-        self._caller: Caller | Visit | None = None
-
-        self._guest: Guest | None = None
-        self._is_guest_staying = False
+        self._body: Body | None = None
         # `_rest` has to wait, until no request is under way if it needs that.
         self._is_held = False
-        self._has_large = False
         self._needs_quiet = False
+        self._guest: Guest | None = None
+        self._is_guest_staying = False
+
         self._is_working = False
         self._is_writing_paused = False
         self._is_half_closed = False
@@ -97,10 +72,8 @@ class Door(asyncio.Protocol):
         self._ended: asyncio.Future[None] | None = None
         # For the rest of a request that is begun.
         self._is_waiting = False
-        self._waiting_since_s = 0.0
-        self._slow_timer: asyncio.TimerHandle | None = None
-        self._idle_since_s = 0.0
-        self._idle_timer: asyncio.TimerHandle | None = None
+        self._slow = MovingTimer(self._loop, front.slow_s, self._on_slow)
+        self._idle = MovingTimer(self._loop, front.idle_s, self._on_idle)
 
     # What the loop says.
 
@@ -113,15 +86,14 @@ class Door(asyncio.Protocol):
             text = str(peer[0]) if isinstance(peer, tuple | list) else str(peer)
             self._peer = text.encode("utf-8", "surrogateescape")
         self._front.made(self, transport)
-        self._idle_since_s = self._loop.time()
-        self._idle_timer = self._loop.call_later(self._front.idle_s, self._check_idle)
+        self._idle.start()
 
     def data_received(self, data: bytes) -> None:
         if self._is_guest_staying:
             assert self._guest is not None
             self._guest.data_received(data)
-        elif self._missing_bytes:
-            self._receive_body(data)
+        elif self._body is not None:
+            self._receive(self._body, data)
         elif self._is_held:
             # A guest may have resumed reading.
             self._rest += data
@@ -144,9 +116,8 @@ class Door(asyncio.Protocol):
             assert self._guest is not None
             return self._guest.eof_received()
         self._is_half_closed = True
-        if self._missing_bytes:
-            # The rest of it will never come.
-            self._forget_body()
+        # The rest of a body will never come.
+        self._forget_body()
         if not self._exchanges and self._guest is None and not self._rest:
             return None
         self._settle()
@@ -157,9 +128,8 @@ class Door(asyncio.Protocol):
         self._transport = None
         self._forget_body()
         self._rest = b""
-        for timer in (self._idle_timer, self._slow_timer):
-            if timer is not None:
-                timer.cancel()
+        self._idle.stop()
+        self._slow.stop()
         if self._guest is not None:
             self._guest.connection_lost(error)
         self._end()
@@ -225,12 +195,9 @@ class Door(asyncio.Protocol):
 
     def _work_on(self, data: bytes, start: int) -> int:
         """Take the request that begins at *start*; return where the next one does."""
-        exchanges, size = self._exchanges, len(data)
-        if self._is_writing_paused or self._is_closing or len(exchanges) >= REQUESTS_MAX:
-            self._hold(data[start:])
-            return size
-        if self._has_large:
-            self._hold(data[start:], needs_quiet=True)
+        size, is_full = len(data), len(self._exchanges) >= REQUESTS_MAX
+        if self._is_writing_paused or self._is_closing or is_full or self._has_large:
+            self._hold(data[start:], needs_quiet=self._has_large)
             return size
         end = data.find(b"\r\n\r\n", start)
         if end < 0:
@@ -249,10 +216,13 @@ class Door(asyncio.Protocol):
         body_start = end + 4
         stop = body_start + body_bytes
         if stop > size:
-            self._head, self._caller = data[start:body_start], caller
-            self._missing_bytes = body_bytes
+            if isinstance(caller, Visit) and not caller.is_welcome:
+                self._let_in(data[start:])
+                return size
+            receiving = self._front.receiving
+            self._body = Body(receiving, caller, data[start:body_start], body_bytes)
             self._wait(is_same=start == 0)
-            self._receive_body(data[body_start:])
+            self._receive(self._body, data[body_start:])
             return size
         self._is_waiting = False
         if isinstance(caller, Visit):
@@ -264,47 +234,40 @@ class Door(asyncio.Protocol):
     def _take(self, caller: Caller, body: bytes) -> None:
         if len(body) > LARGE_BYTES:
             self._has_large = True
-        exchange = _Exchange(self)
+        exchange = Exchange(self._answered)
         self._exchanges.append(exchange)
         self._front.take(caller, body, exchange.give)
 
-    def _receive_body(self, data: bytes) -> None:
-        size, missing = len(data), self._missing_bytes
-        if size < missing:
-            self._body_pieces.append(data)
-            self._body_size += size
-            self._missing_bytes -= size
+    def _receive(self, body: Body, data: bytes) -> None:
+        missing = body.missing_bytes
+        if len(data) < missing:
             try:
-                self._front.receiving.add(size)
+                body.add(data)
             except Overloaded:
                 # A guest finds the same, and says so.
                 self._let_in(self._unused())
             return
-        body = b"".join((*self._body_pieces, data[:missing] if size > missing else data))
-        caller, head = self._caller, self._head
-        self._forget_body()
-        self._is_waiting = False
         rest = data[missing:]
-        if caller is None or isinstance(caller, Visit):
-            self._let_visit(head + body, rest)
+        whole = body.whole(data[:missing] if rest else data)
+        self._body = None
+        self._is_waiting = False
+        if isinstance(body.caller, Visit):
+            self._let_visit(body.head + whole, rest)
             return
-        self._take(caller, body)
+        self._take(body.caller, whole)
         self._work(rest)
 
     def _unused(self) -> bytes:
         """Return all bytes of a request that is begun, and forget them."""
-        if not self._missing_bytes:
-            data, self._rest = self._rest, b""
-            return data
-        data = b"".join((self._head, *self._body_pieces))
-        self._forget_body()
+        data, self._rest = self._rest, b""
+        if self._body is not None:
+            data = self._body.unused()
+            self._body = None
         return data
 
     def _forget_body(self) -> None:
-        self._front.receiving.give_back(self._body_size)
-        self._body_pieces = []
-        self._body_size = self._missing_bytes = 0
-        self._head, self._caller = b"", None
+        if self._body is not None:
+            self._unused()
 
     # What has to wait.
 
@@ -319,7 +282,7 @@ class Door(asyncio.Protocol):
         transport = self._transport
         if transport is None or self._guest is not None or self._is_working:
             return
-        is_quiet = not self._exchanges and not self._missing_bytes
+        is_quiet = not self._exchanges and self._body is None
         if self._is_closing:
             if is_quiet:
                 transport.close()
@@ -345,34 +308,25 @@ class Door(asyncio.Protocol):
         """Wait for the rest of a request, *is_same* if that is what has been waited for."""
         if not (self._is_waiting and is_same):
             self._is_waiting = True
-            self._waiting_since_s = self._loop.time()
-        if self._slow_timer is None:
-            self._slow_timer = self._loop.call_later(self._front.slow_s, self._check_slow)
+            self._slow.since_s = self._loop.time()
+        self._slow.start()
 
-    def _check_slow(self) -> None:
-        self._slow_timer = None
+    def _on_slow(self) -> bool:
         if not self._is_waiting or self._guest is not None:
-            return
-        left_s = self._waiting_since_s + self._front.slow_s - self._loop.time()
-        if left_s > 0 or self._exchanges or self._is_held or self._is_closing:
-            again_s = left_s if left_s > 0 else self._front.slow_s
-            self._slow_timer = self._loop.call_later(again_s, self._check_slow)
-        else:
-            self._let_in(self._unused())
+            return False
+        if self._exchanges or self._is_held or self._is_closing:
+            return True
+        self._let_in(self._unused())
+        return False
 
-    def _check_idle(self) -> None:
-        self._idle_timer = None
+    def _on_idle(self) -> bool:
         transport = self._transport
         if transport is None or self._is_guest_staying:
-            return
-        idle_s = self._front.idle_s
-        left_s = self._idle_since_s + idle_s - self._loop.time()
-        is_idle = not (self._exchanges or self._missing_bytes or self._is_held)
-        if is_idle and left_s <= 0:
-            transport.close()
-            return
-        again_s = left_s if left_s > 0 else idle_s
-        self._idle_timer = self._loop.call_later(again_s, self._check_idle)
+            return False
+        if self._exchanges or self._is_held or self._body is not None:
+            return True
+        transport.close()
+        return False
 
     def _pause_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -390,17 +344,17 @@ class Door(asyncio.Protocol):
 
     # Answers and guests.
 
-    def answered(self) -> None:
+    def _answered(self) -> None:
         """Write the answers that are there, in the order of the requests."""
         exchanges, transport = self._exchanges, self._transport
         while exchanges and (answer := exchanges[0].answer) is not None:
             exchanges.popleft()
             if transport is not None:
-                is_last = self._is_closing and not exchanges and not self._missing_bytes
+                is_last = self._is_closing and not exchanges and self._body is None
                 transport.write(answer.render(is_last=is_last))
         if not exchanges:
             self._has_large = False
-            self._idle_since_s = self._loop.time()
+            self._idle.since_s = self._loop.time()
         if self._is_held or self._is_half_closed or self._is_closing:
             self._settle()
 
@@ -423,7 +377,7 @@ class Door(asyncio.Protocol):
         if can_leave:
             self._guest.leave()
             self._guest = None
-            self._idle_since_s = self._loop.time()
+            self._idle.since_s = self._loop.time()
             self._settle()
         else:
             rest, self._rest = self._rest, b""
@@ -450,17 +404,3 @@ class Door(asyncio.Protocol):
             guest.data_received(data)
         if self._is_half_closed and not guest.eof_received() and self._transport is not None:
             self._transport.close()
-
-
-class _Exchange:
-    """A request under way, and its answer as soon as there is one."""
-
-    __slots__ = ("_door", "answer")
-
-    def __init__(self, door: Door) -> None:
-        self._door = door
-        self.answer: Answer | None = None
-
-    def give(self, answer: Answer) -> None:
-        self.answer = answer
-        self._door.answered()

@@ -22,7 +22,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from multidict import CIMultiDict, istr
 
 from segsrv.http.caller import Caller
-from segsrv.http.paths import Target
+from segsrv.http.paths import Target, normalised
 from segsrv.http.request import Request
 
 HEAD_BYTES_MAX = 8_000
@@ -72,15 +72,19 @@ _NOTABLE = _ODD | _ONCE
 
 
 class Visit:
-    """A plain request that is none of this door's: aiohttp answers it, and that is all."""
+    """A plain request that is none of this door's: aiohttp answers it, and that is all.
 
-    __slots__ = ()
+    Where nothing is known against it, its body is waited for first, and counted as others are.
+    """
 
-    def __repr__(self) -> str:
-        return "VISIT"
+    __slots__ = ("is_welcome",)
+
+    def __init__(self, *, is_welcome: bool) -> None:
+        self.is_welcome = is_welcome
 
 
-VISIT: Final = Visit()
+VISIT: Final = Visit(is_welcome=False)
+WELCOME_VISIT: Final = Visit(is_welcome=True)
 CONTENT_LENGTH = istr("Content-Length")
 CONTENT_ENCODING = istr("Content-Encoding")
 
@@ -149,12 +153,16 @@ class Heads:
         request = read_head(head, peer.decode("utf-8", "surrogateescape"))
         if request is None:
             return None
-        target = self._targets.get(request.path)
-        if target is None or request.method != "POST" or CONTENT_ENCODING in request.headers:
+        target = self._targets.get(normalised(request.path))
+        if target is None or request.method != "POST":
             return VISIT
         caller = self._find_caller(request, target)
-        # A head that is refused is counted and logged where its body has not been waited for.
-        return caller if caller.fault is None else VISIT
+        if caller.fault is not None:
+            # It is refused, counted and logged by aiohttp's side, before its body is there.
+            return VISIT
+        if request.path not in self._targets or CONTENT_ENCODING in request.headers:
+            return WELCOME_VISIT
+        return caller
 
 
 class _Lines:

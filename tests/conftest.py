@@ -26,6 +26,23 @@ def pytest_addoption(parser):
         action="store_true",
         help="write docs/faults.md from what tests/sinks/test_fault_matrix.py observes",
     )
+    parser.addoption(
+        "--without-way",
+        choices=WAYS,
+        help="leave out the tests of one way to serve where they are run for each",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if (way := config.getoption("--without-way")) is None:
+        return
+
+    def is_left_out(item) -> bool:
+        params = getattr(item, "callspec", None)
+        return params is not None and way in map(params.params.get, ("site", "new_site"))
+
+    config.hook.pytest_deselected(items=[item for item in items if is_left_out(item)])
+    items[:] = [item for item in items if not is_left_out(item)]
 
 
 @pytest.fixture(params=["one_call", "two_calls"])

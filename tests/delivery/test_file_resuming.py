@@ -261,3 +261,27 @@ async def test_a_file_is_closed_when_no_cursor_asks_for_it(tmp_path, monkeypatch
     modes = [bool(path.stat().st_mode & 0o222) for path in files(tmp_path)]
     assert modes == [False] * (len(modes) - 1) + [True]
     assert len(modes) == 2
+
+
+async def test_a_disk_that_runs_full(tmp_path, monkeypatch):
+    """Readers see no half line while it is full, and every event once afterwards."""
+    log = log_of(tmp_path, 0)
+    lines = append_batch(log, 1)
+    write, seen = file_writer.write_all, []
+
+    def run_full(fd, parts):
+        if len(seen) < 2:
+            seen.append(stored(tmp_path))
+            write(fd, [b"".join(parts)[:4]])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(fd, parts)
+
+    async with delivering(tmp_path, log) as shipper:
+        monkeypatch.setattr(file_writer, "write_all", run_full)
+        lines += append_batch(log, 2, 3)
+        shipper.wake()
+        await until(lambda: shipper.lag_bytes == 0)
+
+    assert seen == [lines[:1]] * 2
+    assert shipper.failures == 2
+    assert stored(tmp_path) == lines

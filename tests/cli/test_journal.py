@@ -273,7 +273,14 @@ class TestReplay:
         with server(tmp_path, *KEPT) as process:
             post(process, 3)
             process.wait_for_events(3)
-            assert self.replay("--sink", "file", "--since", "1h") == 0
+            events = tmp_path / "data" / "events"
+
+            def is_replayed() -> bool:
+                # The cursor says so up to a second later than the files.
+                assert self.replay("--sink", "file", "--since", "1h") == 0
+                return len(list(events.rglob("*.ndjson"))) > 1
+
+            wait_until(is_replayed)
             first, second = sorted((tmp_path / "data" / "events").rglob("*.ndjson"))
             assert first.stat().st_mode & 0o222
             assert not second.stat().st_mode & 0o222

@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from segsrv.delivery import standing
 from segsrv.delivery.bundle import Filter
 from segsrv.delivery.cursor import Cursor, CursorFile, InHand, Mark, Span
+from segsrv.errors import SinkUnavailable
 from segsrv.journal.log import SegmentLog
 from segsrv.sinks.file import tail as file_tail
 from segsrv.sinks.file import writer as file_writer
 from segsrv.sinks.file.sink import FileSink
 from tests.delivery.shipping import append_batch, cursor_path, kept, open_log, shipping
-from tests.delivery.stored_files import MIB, files, stored
+from tests.delivery.stored_files import MIB, NOON, files, set_clock, stored
 from tests.waiting import until
 
 
@@ -187,3 +189,99 @@ async def test_what_an_earlier_release_had_in_hand(tmp_path, found):
         pass
 
     assert stored(tmp_path) == [*first, *planned, *last]
+
+
+@pytest.mark.parametrize("is_working", [True, False])
+async def test_what_is_set_aside_is_not_in_the_files(tmp_path, monkeypatch, is_working):
+    """What was written and can't be made safe is set aside, and goes from the files."""
+    log = log_of(tmp_path, 0)
+    lines = append_batch(log, 1, 2)
+    delivered = log.end
+    asked: list[Mark] = []
+
+    def move(marks):
+        asked.append(marks["w0"])
+        # After a crash now, nothing is in the files that is behind the cursor.
+        assert kept(tmp_path).spans.get("w0", Span("", asked[0], asked[0])).end == asked[0]
+        assert kept(tmp_path).placement["cut"]
+        return {"w0": Mark(log.end)}
+
+    def refuse():
+        raise SinkUnavailable("no")
+
+    async with delivering(tmp_path, log) as shipper:
+        if not is_working:
+            monkeypatch.setattr(shipper.sink.writer, "sync", refuse)
+        await shipper.set_aside(move)
+        monkeypatch.undo()
+        last = append_batch(log, 3)
+        shipper.wake()
+        await until(lambda: stored(tmp_path)[-1:] == last)
+
+    assert asked[0].position == (delivered if is_working else log.first)
+    assert stored(tmp_path) == [*(lines if is_working else []), *last]
+
+
+async def test_a_clock_that_is_set_back_by_a_day(tmp_path, monkeypatch):
+    """The cursor knows of the earlier day's file before there is anything in it."""
+    set_clock(monkeypatch, NOON)
+    log = log_of(tmp_path / "live", 0)
+    lines = append_batch(log, 1)
+    async with delivering(tmp_path / "live", log) as shipper:
+        set_clock(monkeypatch, NOON - timedelta(days=2))
+        # Full by now.
+        monkeypatch.setattr(shipper.sink.writer, "_file_bytes_max", 1)
+        lines += append_batch(log, 2)
+        shipper.wake()
+        await until(lambda: shipper.lag_bytes == 0)
+        shutil.copytree(tmp_path / "live", tmp_path / "copy")
+    with files(tmp_path / "copy")[0].open("ab") as file:
+        file.write(b"{")
+    again = log_of(tmp_path / "copy", 0)
+    lines += append_batch(again, 3)
+    async with delivering(tmp_path / "copy", again):
+        pass
+
+    assert sorted(stored(tmp_path / "copy")) == lines
+    assert len(files(tmp_path / "copy")) == 2
+
+
+async def test_a_file_is_closed_when_no_cursor_asks_for_it(tmp_path, monkeypatch):
+    """Not when the next one begins, but once both slots of the cursor are behind it."""
+    log = log_of(tmp_path, 0)
+    for number in range(4):
+        append_batch(log, number)
+    options = {"file_bytes_max": 10, "flush_events_max": 1}
+    async with delivering(tmp_path, log, **options) as shipper:
+        assert all(path.stat().st_mode & 0o222 for path in files(tmp_path))
+        monkeypatch.setattr(standing, "SETTLE_S", 0.0)
+        await until(lambda: shipper.standing.file.is_settled)
+        await until(lambda: not files(tmp_path)[0].stat().st_mode & 0o222)
+
+    modes = [bool(path.stat().st_mode & 0o222) for path in files(tmp_path)]
+    assert modes == [False] * (len(modes) - 1) + [True]
+    assert len(modes) == 2
+
+
+async def test_a_disk_that_runs_full(tmp_path, monkeypatch):
+    """Readers see no half line while it is full, and every event once afterwards."""
+    log = log_of(tmp_path, 0)
+    lines = append_batch(log, 1)
+    write, seen = file_writer.write_all, []
+
+    def run_full(fd, parts):
+        if len(seen) < 2:
+            seen.append(stored(tmp_path))
+            write(fd, [b"".join(parts)[:4]])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(fd, parts)
+
+    async with delivering(tmp_path, log) as shipper:
+        monkeypatch.setattr(file_writer, "write_all", run_full)
+        lines += append_batch(log, 2, 3)
+        shipper.wake()
+        await until(lambda: shipper.lag_bytes == 0)
+
+    assert seen == [lines[:1]] * 2
+    assert shipper.failures == 2
+    assert stored(tmp_path) == lines

@@ -91,10 +91,10 @@ class FileWriter:
             self._let_go()
             was = FileName.parse(last.get("file", ""))
             if was is None:
-                began = FileName(datetime.now(UTC), secrets.token_hex(MARK_BYTES))
-                file, offset, mark = str(began), 0, began.mark
-            else:
-                file, offset, mark = last["file"], last["offset"] + last["bytes"], was.mark
+                last = place_of(_new_name(), 0) | {"cut": last.get("cut")}
+                was = FileName.parse(last["file"])
+                assert was is not None, "it was made just now"
+            file, offset, mark = last["file"], last["offset"] + last["bytes"], was.mark
             self._files.learn(mark)
             later = sorted(
                 name
@@ -146,8 +146,9 @@ class FileWriter:
             if place is None:
                 place = self._next(last)
                 if place["file"] < last["file"]:
-                    # The clock was set back by a day. Who looks for what stands behind the
-                    # placement that was saved would not find it.
+                    # The clock was set back by a day. With another mark, what is behind this place
+                    # does not seem to go on with files that sort behind it.
+                    place = place_of(_new_name(), 0)
                     self._finish_file()
                     self._order.append(place["file"])
                     self.place = place
@@ -290,6 +291,11 @@ class FileWriter:
         self._is_unsynced = self._is_cut = False
         if fd >= 0:
             os.close(fd)
+
+
+def _new_name() -> str:
+    """Return the name of a new writer's first file."""
+    return str(FileName(datetime.now(UTC), secrets.token_hex(MARK_BYTES)))
 
 
 def place_of(file: str, offset: int) -> Placement:

@@ -16,7 +16,7 @@ from segsrv.events.sender import Clock, Moment, Sender
 from segsrv.events.shapes import Lookup
 
 SLICE_ITEMS = 32
-"""After so many items of a batch others may go on: they take well below a millisecond."""
+"""After so many items of a batch others may go on, and after each that is large or refused."""
 
 
 class Pipeline:
@@ -59,17 +59,19 @@ class Pipeline:
             items.reverse()
             batch = Batch(payload)
         store = loop.store if output.is_of_segment else reference.store
-        store(
-            items,
-            len(items),
-            output,
-            sender,
-            moment,
-            batch,
-            self._lookups,
-            self.event_bytes_max,
-            outcome,
-        )
+        lookups, event_bytes_max = self._lookups, self.event_bytes_max
+        while items:
+            store(
+                items,
+                len(items),
+                output,
+                sender,
+                moment,
+                batch,
+                lookups,
+                event_bytes_max,
+                outcome,
+            )
         outcome.count_types()
         return outcome
 

@@ -51,7 +51,8 @@ def store(  # noqa: PLR0915
 ) -> None:
     """Take up to *count* of *items* off their end, and add what becomes of them to *outcome*.
 
-    One that is large or can't be stored is the last: it takes long enough for others to go on.
+    One that is large, has a text that no cache keeps or can't be stored is the last: it takes long
+    enough for others to go on.
     """
     dumps, encode_error = orjson.dumps, orjson.JSONEncodeError
     add_line, add_id, add_kind = outcome.lines.append, outcome.ids.append, outcome.kinds.append
@@ -69,6 +70,7 @@ def store(  # noqa: PLR0915
     if batch is not None:
         gives_parts, plain_context, sent_at = batch.gives_parts, batch.plain_context, batch.sent_at
     agent_hits = place_hits = 0
+    takes_long = False
     for _ in repeat(None, count):
         event = items.pop()
         if event.__class__ is not dict:
@@ -262,6 +264,7 @@ def store(  # noqa: PLR0915
         if place is None:
             place = places.find(source, agent)
             known_places = places.newer.get(agent, NONE_KNOWN)
+            takes_long = source not in known_places
         else:
             place_hits += 1
         user = None if tracker is None else tracker.get("user")
@@ -275,6 +278,7 @@ def store(  # noqa: PLR0915
             parsed = known_agents.get(user_agent)
             if parsed is None:
                 parsed = find_agent(user_agent, batch)
+                takes_long = takes_long or user_agent not in known_agents
             else:
                 agent_hits += 1
             if parsed:
@@ -295,7 +299,7 @@ def store(  # noqa: PLR0915
                 add_kind(kind)
                 if delete_cookie:
                     outcome.delete_cookie = True
-                if len(line) <= SMALL_LINE_BYTES_MAX:
+                if len(line) <= SMALL_LINE_BYTES_MAX and not takes_long:
                     continue
                 break
             reason = "event_too_large"

@@ -12,6 +12,7 @@ from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import line_of
 
 SMALL_LINE_BYTES_MAX = 16 << 10
+"""Dozens of these are made in a millisecond or two."""
 
 
 class Outcome:

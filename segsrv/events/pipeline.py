@@ -16,7 +16,7 @@ from segsrv.events.sender import Clock, Moment, Sender
 from segsrv.events.shapes import Lookup
 
 SLICE_ITEMS = 32
-"""After so many items of a batch others may go on, and after each that is large or refused."""
+"""After so many items of a batch others may go on, and after each that takes long itself."""
 
 
 class Pipeline:
@@ -93,10 +93,13 @@ class Pipeline:
         items = payload.items
         items.reverse()
         batch = Batch(payload) if payload.is_batch else None
-        store = loop.store if output.is_of_segment else reference.store
+        store, slice_items = loop.store, SLICE_ITEMS
+        if not output.is_of_segment:
+            # The reference does not tell what takes long.
+            store, slice_items = reference.store, 1
         lookups = self._lookups
         while items:
-            count = min(len(items), SLICE_ITEMS)
+            count = min(len(items), slice_items)
             store(
                 items,
                 count,

@@ -148,11 +148,17 @@ def test_large_batches_are_done_in_slices():
 
 @pytest.mark.parametrize(
     "item",
-    [{"pad": "x" * 20_000}, 5, {"pad": "x" * 60_000}],
-    ids=["large", "no object", "too large"],
+    [
+        {"pad": "x" * 20_000},
+        5,
+        {"pad": "x" * 60_000},
+        {"context": {"userAgent": "x" * 513}},
+        {"context": {"ip": "1" * 65}},
+    ],
+    ids=["large", "no object", "too large", "long user agent", "long address"],
 )
 def test_what_takes_long_is_a_slice(item):
-    """A large event, or one that can't be stored, ends a step: together they would take long."""
+    """What alone takes as long as dozens of other events, or may, ends a step."""
     taken, outcome = taken_by_each_step([item] * 5, event_bytes_max=50_000)
     assert taken == [1] * 5
     assert len(outcome.lines) + len(outcome.dead_letters) == 5

@@ -40,7 +40,7 @@ class Cache(Generic[K, V]):
     `newer` is for those who look often, and always the same dict: what it lacks, `get` may have.
     """
 
-    __slots__ = ("_bytes", "_bytes_max", "_entries_max", "_older", "_older_bytes", "newer")
+    __slots__ = ("_bytes", "_bytes_max", "_entries_max", "_older", "newer")
 
     def __init__(self, *, entries_max: int, bytes_max: int) -> None:
         self.newer: dict[K, V] = {}
@@ -94,7 +94,7 @@ class UserAgentParts:
             found = _ready(self.parse(text))
         else:
             self._hits.user_agents += 1
-        self.cache.keep(text, found, len(text))
+        self.cache.keep(text, found, len(text) + _found_bytes(found))
         return found
 
     def _find_long(self, text: str, batch: Batch | None) -> Found:

@@ -16,7 +16,7 @@ from segsrv.events.batches import Batch
 from segsrv.events.clock import correct_timestamp
 from segsrv.events.formats import Format
 from segsrv.events.lookups import NONE_KNOWN, Lookups
-from segsrv.events.outcome import Outcome, refuse
+from segsrv.events.outcome import SMALL_LINE_BYTES_MAX, Outcome, refuse
 from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import (
     DROPPED_ROOT_KEYS,
@@ -49,7 +49,11 @@ def store(  # noqa: PLR0915
     event_bytes_max: int,
     outcome: Outcome,
 ) -> None:
-    """Take the last *count* of *items*, one by one, and add what becomes of them to *outcome*."""
+    """Take up to *count* of *items* off their end, and add what becomes of them to *outcome*.
+
+    One that is large, has a text that no cache keeps or can't be stored is the last: it takes long
+    enough for others to go on.
+    """
     dumps, encode_error = orjson.dumps, orjson.JSONEncodeError
     add_line, add_id, add_kind = outcome.lines.append, outcome.ids.append, outcome.kinds.append
     places, find_agent = lookups.places, lookups.user_agents.find
@@ -66,12 +70,13 @@ def store(  # noqa: PLR0915
     if batch is not None:
         gives_parts, plain_context, sent_at = batch.gives_parts, batch.plain_context, batch.sent_at
     agent_hits = place_hits = 0
+    takes_long = False
     for _ in repeat(None, count):
         event = items.pop()
         if event.__class__ is not dict:
             is_batch = batch is not None
             refuse(outcome, event, "not_an_object", sender, moment, event_bytes_max, is_batch)
-            continue
+            break
         unmapped: Event | None = None
         if batch is not None:
             if gives_parts or (
@@ -231,7 +236,7 @@ def store(  # noqa: PLR0915
                 event.pop("source_ip", None)
             is_batch = batch is not None
             refuse(outcome, event, "nested_too_deeply", sender, moment, event_bytes_max, is_batch)
-            continue
+            break
         if tracker is None:
             event["eventn_ctx_event_id"] = event_id
         else:
@@ -259,6 +264,7 @@ def store(  # noqa: PLR0915
         if place is None:
             place = places.find(source, agent)
             known_places = places.newer.get(agent, NONE_KNOWN)
+            takes_long = source not in known_places
         else:
             place_hits += 1
         user = None if tracker is None else tracker.get("user")
@@ -272,6 +278,7 @@ def store(  # noqa: PLR0915
             parsed = known_agents.get(user_agent)
             if parsed is None:
                 parsed = find_agent(user_agent, batch)
+                takes_long = takes_long or user_agent not in known_agents
             else:
                 agent_hits += 1
             if parsed:
@@ -292,10 +299,13 @@ def store(  # noqa: PLR0915
                 add_kind(kind)
                 if delete_cookie:
                     outcome.delete_cookie = True
-                continue
+                if len(line) <= SMALL_LINE_BYTES_MAX and not takes_long:
+                    continue
+                break
             reason = "event_too_large"
         is_batch = batch is not None
         refuse(outcome, event, reason, sender, moment, event_bytes_max, is_batch)
+        break
     hits = lookups.hits
     hits.user_agents += agent_hits
     hits.locations += place_hits

@@ -11,6 +11,9 @@ from segsrv.errors import BadRequest
 from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import line_of
 
+SMALL_LINE_BYTES_MAX = 16 << 10
+"""Dozens of these are made in a millisecond or two."""
+
 
 class Outcome:
     """What became of a body: stored lines (each ends with a newline) and items set aside.

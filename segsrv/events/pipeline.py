@@ -16,7 +16,7 @@ from segsrv.events.sender import Clock, Moment, Sender
 from segsrv.events.shapes import Lookup
 
 SLICE_ITEMS = 32
-"""After so many items of a batch others may go on: they take well below a millisecond."""
+"""After so many items of a batch others may go on, and after each that takes long itself."""
 
 
 class Pipeline:
@@ -59,17 +59,19 @@ class Pipeline:
             items.reverse()
             batch = Batch(payload)
         store = loop.store if output.is_of_segment else reference.store
-        store(
-            items,
-            len(items),
-            output,
-            sender,
-            moment,
-            batch,
-            self._lookups,
-            self.event_bytes_max,
-            outcome,
-        )
+        lookups, event_bytes_max = self._lookups, self.event_bytes_max
+        while items:
+            store(
+                items,
+                len(items),
+                output,
+                sender,
+                moment,
+                batch,
+                lookups,
+                event_bytes_max,
+                outcome,
+            )
         outcome.count_types()
         return outcome
 
@@ -91,10 +93,13 @@ class Pipeline:
         items = payload.items
         items.reverse()
         batch = Batch(payload) if payload.is_batch else None
-        store = loop.store if output.is_of_segment else reference.store
+        store, slice_items = loop.store, SLICE_ITEMS
+        if not output.is_of_segment:
+            # The reference does not tell what takes long.
+            store, slice_items = reference.store, 1
         lookups = self._lookups
         while items:
-            count = min(len(items), SLICE_ITEMS)
+            count = min(len(items), slice_items)
             store(
                 items,
                 count,

@@ -21,8 +21,10 @@ def store(pipeline, event, **sender):
     return [orjson.loads(line) for line in outcome.lines]
 
 
-def new_pipeline(*, parse_user_agent=know_nothing, locate=know_nothing):
-    return Pipeline(event_bytes_max=10_000, parse_user_agent=parse_user_agent, locate=locate)
+def new_pipeline(*, parse_user_agent=know_nothing, locate=know_nothing, event_bytes_max=10_000):
+    return Pipeline(
+        event_bytes_max=event_bytes_max, parse_user_agent=parse_user_agent, locate=locate
+    )
 
 
 class TestBounds:
@@ -127,15 +129,39 @@ class TestHits:
         assert {one["location"]["city"] for one in stored} == {"1.1.1.1"}
 
 
+def taken_by_each_step(items, **limits):
+    """Return how many items each step takes, and what became of all."""
+    pipeline, outcome, payload = new_pipeline(**limits), Outcome(), parsed({"batch": items})
+    steps = pipeline.steps(payload, Sender(api_key="k"), FLAT, outcome)
+    left = [len(items), *(len(payload.items) for _ in steps)]
+    assert left[-1] == 0
+    return [before - after for before, after in pairwise(left)], outcome
+
+
 def test_large_batches_are_done_in_slices():
     """A batch is interrupted every few dozen events, and its items go as they are done."""
-    pipeline, outcome = new_pipeline(), Outcome()
-    payload = parsed({"batch": [{"n": number} for number in range(100)]})
-    left = [len(payload.items) for _ in pipeline.steps(payload, Sender(api_key="k"), FLAT, outcome)]
-    assert max(before - after for before, after in pairwise([100, *left])) <= 32
-    assert left[-1] == 0
+    taken, outcome = taken_by_each_step([{"n": number} for number in range(100)])
+    assert max(taken) <= 32
     assert [orjson.loads(line)["n"] for line in outcome.lines] == list(range(100))
     assert outcome.types == {"other": 100}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"pad": "x" * 20_000},
+        5,
+        {"pad": "x" * 60_000},
+        {"context": {"userAgent": "x" * 513}},
+        {"context": {"ip": "1" * 65}},
+    ],
+    ids=["large", "no object", "too large", "long user agent", "long address"],
+)
+def test_what_takes_long_is_a_slice(item):
+    """What alone takes as long as dozens of other events, or may, ends a step."""
+    taken, outcome = taken_by_each_step([item] * 5, event_bytes_max=50_000)
+    assert taken == [1] * 5
+    assert len(outcome.lines) + len(outcome.dead_letters) == 5
 
 
 def test_moments(monkeypatch):

@@ -9,7 +9,7 @@ import orjson
 from segsrv.events.batches import Batch
 from segsrv.events.formats import Format
 from segsrv.events.lookups import Lookups
-from segsrv.events.outcome import Outcome, refuse
+from segsrv.events.outcome import SMALL_LINE_BYTES_MAX, Outcome, refuse
 from segsrv.events.reference.finish import finish
 from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import Event, NestedTooDeeply, line_of
@@ -28,7 +28,10 @@ def store(
     event_bytes_max: int,
     outcome: Outcome,
 ) -> None:
-    """Take the last *count* of *items*, one by one, and add what becomes of them to *outcome*."""
+    """Take up to *count* of *items* off their end, and add what becomes of them to *outcome*.
+
+    One that is large or can't be stored is the last: it takes long enough for others to go on.
+    """
     parse_user_agent = lookups.user_agents.parse
     if batch is not None:
         batch.parse_long = batch.parse_long or long_ones_once(parse_user_agent)
@@ -42,7 +45,7 @@ def store(
         item = items.pop()
         if item.__class__ is not dict:
             refuse_it(item, "not_an_object")
-            continue
+            return
         event, event_id, kind = mapped(item, output, sender, batch)
         try:
             stored_id, delete_cookie = finish(
@@ -60,18 +63,20 @@ def store(
                 # Not shortened yet, and no letter may give it away.
                 event.pop("source_ip", None)
             refuse_it(event, "nested_too_deeply")
-            continue
+            return
         except orjson.JSONEncodeError:
             # Only depth is left to fail on: the event came out of a JSON parser.
             refuse_it(event, "nested_too_deeply")
-            continue
+            return
         if len(line) > event_bytes_max:
             refuse_it(event, "event_too_large")
-            continue
+            return
         outcome.lines.append(line)
         outcome.ids.append(stored_id)
         outcome.kinds.append(kind)
         outcome.delete_cookie |= delete_cookie
+        if len(line) > SMALL_LINE_BYTES_MAX:
+            return
 
 
 def mapped(

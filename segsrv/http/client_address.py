@@ -17,7 +17,7 @@ HOPS_MAX = 32
 CHARS_MAX = 1_024
 """The end of a header that is looked at; proxies write there, clients can only prefix."""
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ClientAddress:
@@ -32,14 +32,18 @@ class ClientAddress:
     """
 
     def __init__(self, trusted_proxies: Iterable[str], header: str) -> None:
-        self._trusted: list[Network] = []
+        # The first address and the mask of each network, by IP version.
+        self._trusted: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for text in trusted_proxies:
             try:
-                self._trusted.append(ipaddress.ip_network(text, strict=False))
+                network = ipaddress.ip_network(text, strict=False)
             except ValueError as error:
                 raise SettingsError(f"trusted_proxies={text}: expected a network") from error
+            numbers = int(network.network_address), int(network.netmask)
+            self._trusted[network.version].append(numbers)
         self._header = istr(header)
         self._hop = _forwarded_for if header.lower() == FORWARDED else _address
+        self._is_trusted_peer = lru_cache(ADDRESSES_CACHED_MAX)(self._is_trusted_text)
         self._resolve_cached = lru_cache(ADDRESSES_CACHED_MAX)(self._resolve)
 
     def of(self, request: Request) -> str:
@@ -54,42 +58,44 @@ class ClientAddress:
         The nearest address that no trusted proxy vouches for is the client: what stands left of it
         was written by the client itself.
         """
-        if not self._is_trusted(peer):
+        if not self._is_trusted_peer(peer):
             return peer
-        client = peer
+        client: Address | str = peer
         # Commas part hops even inside of quotes: a quote that a client opens must not swallow what
         # a proxy appends.
         for part in reversed(header.split(",")[-HOPS_MAX:]):
             hop = self._hop(part)
-            if not hop:
+            if hop is None:
                 break
             client = hop
             if not self._is_trusted(hop):
                 break
-        return client
+        return str(client)
 
-    def _is_trusted(self, text: str) -> bool:
+    def _is_trusted_text(self, text: str) -> bool:
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
             # A unix socket's peer has no address; only this machine can reach it.
             return text == ""
-        mapped = getattr(address, "ipv4_mapped", None)
-        address = mapped or address
-        return any(address in network for network in self._trusted)
+        return self._is_trusted(_unmapped(address))
+
+    def _is_trusted(self, address: Address) -> bool:
+        number = int(address)
+        return any(number & mask == first for first, mask in self._trusted[address.version])
 
 
-def _forwarded_for(element: str) -> str:
-    """Return the address of an RFC 7239 element's `for=`, empty where it names none."""
+def _forwarded_for(element: str) -> Address | None:
+    """Return the address of an RFC 7239 element's `for=`, None where it names none."""
     for pair in element.split(";"):
         name, _equals, value = pair.strip().partition("=")
         if name.lower() == "for":
             return _address(value.strip().strip('"'))
-    return ""
+    return None
 
 
-def _address(text: str) -> str:
-    """Return the bare address of `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1` or `[2001:db8::1]:80`."""
+def _address(text: str) -> Address | None:
+    """Return the address of `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1` or `[2001:db8::1]:80`."""
     # A zone (`fe80::1%eth0`) says something to the sender's machine only, and may be any text.
     text = text.strip().partition("%")[0]
     if text.startswith("["):
@@ -97,8 +103,11 @@ def _address(text: str) -> str:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ipaddress.ip_address(text)
+        return _unmapped(ipaddress.ip_address(text))
     except ValueError:
-        return ""
-    mapped = getattr(address, "ipv4_mapped", None)
-    return str(mapped or address)
+        return None
+
+
+def _unmapped(address: Address) -> Address:
+    """Return the IPv4 address that an IPv6 one stands for, if it does."""
+    return getattr(address, "ipv4_mapped", None) or address

@@ -232,8 +232,7 @@ class Door(asyncio.Protocol):
         return stop
 
     def _take(self, caller: Caller, body: bytes) -> None:
-        if len(body) > LARGE_BYTES:
-            self._has_large = True
+        self._has_large = self._has_large or len(body) > LARGE_BYTES
         exchange = Exchange(self._answered)
         self._exchanges.append(exchange)
         self._front.take(caller, body, exchange.give)

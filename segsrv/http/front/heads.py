@@ -153,14 +153,15 @@ class Heads:
         request = read_head(head, peer.decode("utf-8", "surrogateescape"))
         if request is None:
             return None
-        target = self._targets.get(normalised(request.path))
+        exact = self._targets.get(request.path)
+        target = exact or self._targets.get(normalised(request.path))
         if target is None or request.method != "POST":
             return VISIT
         caller = self._find_caller(request, target)
         if caller.fault is not None:
             # It is refused, counted and logged by aiohttp's side, before its body is there.
             return VISIT
-        if request.path not in self._targets or CONTENT_ENCODING in request.headers:
+        if exact is None or CONTENT_ENCODING in request.headers:
             return WELCOME_VISIT
         return caller
 

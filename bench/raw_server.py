@@ -83,7 +83,9 @@ class Commits:
 
     def _written(self) -> None:
         for transport in self._asked:
-            transport.write(ANSWER)
+            # A client may have hung up meanwhile; uvloop raises for a transport that is closed.
+            if not transport.is_closing():
+                transport.write(ANSWER)
         if self._waiting:
             self._loop.call_soon(self._write_next)
         else:

@@ -153,18 +153,24 @@ def server_batch(
     """
     now_ms = _clock_ms() if now_ms is None else now_ms
     batch = [
-        _server_event(rng, rng.choice(clients), event_bytes, now_ms - (events - index) * 7)
+        _server_event(
+            rng,
+            rng.choice(clients),
+            event_bytes,
+            now_ms - (events - index) * 7,
+            {} if is_shared else {"library": LIBRARY},
+        )
         for index in range(events)
     ]
     body: dict[str, Any] = {"batch": batch, "writeKey": write_key}
     if is_shared:
-        for event in batch:
-            del event["context"]["library"]
         body |= {"sentAt": _iso(now_ms), "context": {"library": LIBRARY}}
     return orjson.dumps(body)
 
 
-def _server_event(rng: Random, client: Client, event_bytes: int, at_ms: int) -> dict[str, Any]:
+def _server_event(
+    rng: Random, client: Client, event_bytes: int, at_ms: int, context: dict[str, Any]
+) -> dict[str, Any]:
     product = rng.choice(PRODUCTS)
     payload: dict[str, Any] = {
         "order_id": f"ord_{rng.getrandbits(48):012x}",
@@ -185,7 +191,7 @@ def _server_event(rng: Random, client: Client, event_bytes: int, at_ms: int) -> 
         "properties": payload,
         "integrations": {},
         "context": {
-            "library": LIBRARY,
+            **context,
             "ip": client.address,
             "userAgent": client.user_agent,
             "locale": client.locale,

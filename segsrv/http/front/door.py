@@ -348,7 +348,7 @@ class Door(asyncio.Protocol):
         exchanges, transport = self._exchanges, self._transport
         while exchanges and (answer := exchanges[0].answer) is not None:
             exchanges.popleft()
-            if transport is not None:
+            if transport is not None and not transport.is_closing():
                 is_last = self._is_closing and not exchanges and self._body is None
                 transport.write(answer.render(is_last=is_last))
         if not exchanges:

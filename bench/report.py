@@ -231,6 +231,8 @@ def progress(text: str) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the parts that were asked for; a part that breaks is a problem, not the end."""
     facts = machine.describe(options.scratch) | {"generator": options.generator}
+    if not options.quick:
+        facts["memory"] = machine.warm_memory()
     if options.beside:
         facts[BEFORE] = machine.commit(options.beside)
     if options.victoria_logs:

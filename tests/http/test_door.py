@@ -8,8 +8,15 @@ import pytest
 from segsrv.errors import BadRequest
 from segsrv.http import answers
 from segsrv.http.caller import Caller
-from segsrv.http.front.door import LARGE_BYTES, REQUESTS_MAX, WORK_BYTES_MAX, Door
+from segsrv.http.front.door import Door
 from segsrv.http.front.heads import Heads
+from segsrv.http.front.limits import (
+    LARGE_BYTES,
+    REQUESTS_MAX,
+    VISIT_BYTES_MAX,
+    WORK_BYTES_MAX,
+    WORK_REQUESTS_MAX,
+)
 from segsrv.http.paths import ingest_paths
 from segsrv.http.receiving import Receiving
 
@@ -273,11 +280,38 @@ class TestLimits:
         front.answers_at_once = True
         count = 2 * WORK_BYTES_MAX // len(post())
         door.data_received(post() * count)
-        assert 0 < len(front.taken) < count
+        assert len(front.taken) == WORK_REQUESTS_MAX
         assert not transport_of(door).is_reading
         front.loop.run_for(0)
         assert len(front.taken) == count
         assert transport_of(door).is_reading
+
+    def test_others_are_served_between_large_ones(self, front, door):
+        """As many bytes are as much work as many requests."""
+        front.answers_at_once = True
+        data = post(b"1" * LARGE_BYTES)
+        door.data_received(data * 6)
+        assert len(front.taken) == -(-WORK_BYTES_MAX // len(data))
+        front.loop.run_for(0)
+        assert len(front.taken) == 6
+
+    def test_writing_that_pauses_last_keeps_reading_paused(self, front, door):
+        """Also where what was held could be taken, and its answers filled the buffer."""
+        door.data_received(post() * (REQUESTS_MAX + 1))
+        front.answer(0)
+        write = transport_of(door).write
+
+        def write_and_pause(data):
+            write(data)
+            if len(front.taken) > REQUESTS_MAX:
+                door.pause_writing()
+
+        transport_of(door).write = write_and_pause
+        front.answers_at_once = True
+        for number in range(1, REQUESTS_MAX):
+            front.answer(number)
+        assert len(front.taken) == REQUESTS_MAX + 1
+        assert not transport_of(door).is_reading
 
     def test_all_bodies_that_are_received_are_counted(self, front, door):
         """One that goes beyond the limit is the guest's, with all of its bytes."""
@@ -396,6 +430,43 @@ class TestGuests:
         assert front.guests == []
         door.data_received(data[-1:])
         assert front.guests[0].received == data
+
+    def test_a_large_body_is_not_waited_for(self, front, door):
+        """A guest reads it in pieces; else many of them would be in memory, and not counted."""
+        lines = "//v1/track", "Content-Encoding: gzip"
+        data = post(b"1" * (VISIT_BYTES_MAX + 1), *lines)
+        door.data_received(data[:-1])
+        assert front.guests[0].received == data[:-1]
+        assert front.receiving.bytes == 0
+
+    def test_one_that_pauses_reading_is_not_overruled(self, front, door, monkeypatch):
+        """What the door held for it may be more than it can take."""
+
+        def take_and_pause(guest, data):
+            guest.received += data
+            guest.is_reading_paused = True
+            guest.transport.pause_reading()
+
+        monkeypatch.setattr(FakeGuest, "data_received", take_and_pause)
+        door.data_received(post(b"1") + ODD["chunked"])
+        front.answer(0)
+        assert front.guests[0].received == ODD["chunked"]
+        assert not transport_of(door).is_reading
+
+    def test_a_visitor_knows_that_the_client_does_not_read(self, front, door):
+        """Else it would write without end."""
+        data = post(b"12", "//v1/track", "Content-Encoding: gzip")
+        door.data_received(data[:-1])
+        door.pause_writing()
+        door.data_received(data[-1:])
+        assert front.guests[0].calls == ["pause_writing"]
+
+    def test_reading_is_held_while_one_visits(self, front, door):
+        """It may pause and resume as often as it likes; one that stays decides itself."""
+        door.data_received(get() + post(b"1"))
+        assert front.guests[0].is_reading_held
+        front.guests[0].on_answered(can_leave=False)
+        assert not front.guests[0].is_reading_held
 
     def test_one_that_can_not_leave_stays(self, front, door):
         """It closes the connection, say, or has to read what nobody wanted."""

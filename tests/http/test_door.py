@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import tracemalloc
 
 import pytest
 
@@ -9,7 +10,7 @@ from segsrv.errors import BadRequest
 from segsrv.http import answers
 from segsrv.http.caller import Caller
 from segsrv.http.front.door import Door
-from segsrv.http.front.heads import Heads
+from segsrv.http.front.heads import Heads, read_head
 from segsrv.http.front.limits import (
     LARGE_BYTES,
     REQUESTS_MAX,
@@ -578,6 +579,17 @@ class TestHeads:
             if number % 1_000 == 0:
                 assert heads.find(b"", used, 0, len(used) - 6) == first
         assert len(heads) <= 8_192
+
+    def test_long_names_are_not_kept(self):
+        """Names of headers that nearly all clients send are; a client can make up any others."""
+        tracemalloc.start()
+        try:
+            for number in range(600):
+                data = post(b"", "/v1/track", "a" * 5_000 + f"{number}: 1")
+                assert read_head(data, "") is not None
+            assert tracemalloc.get_traced_memory()[0] < 1_000_000
+        finally:
+            tracemalloc.stop()
 
     def test_nothing_of_a_head_is_kept_in_its_key(self):
         """What is kept to find it by is a digest, which differs from process to process."""

@@ -9,6 +9,7 @@ import pytest
 from segsrv.errors import BadRequest
 from segsrv.http import answers
 from segsrv.http.caller import Caller
+from segsrv.http.front import limits
 from segsrv.http.front.door import Door
 from segsrv.http.front.heads import Heads, read_head
 from segsrv.http.front.limits import (
@@ -160,6 +161,14 @@ class Front:
         self.taken[number][2](answers.ok() if text == "ok" else answers.refusal(refusal))
 
 
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Work takes the time that a test says."""
+    now_s = [0.0]
+    monkeypatch.setattr(limits, "clock", lambda: now_s[0])
+    return now_s
+
+
 @pytest.fixture
 def front():
     return Front()
@@ -286,6 +295,20 @@ class TestLimits:
         front.loop.run_for(0)
         assert len(front.taken) == count
         assert transport_of(door).is_reading
+
+    def test_others_are_served_after_a_long_one(self, front, door, clock):
+        """A small body can be milliseconds of work; what came behind it waits for a round."""
+        take = front.take
+
+        def take_long(*request):
+            take(*request)
+            clock[0] += limits.WORK_S
+
+        front.take = take_long
+        door.data_received(post(b"1") + post(b"2") + post(b"3"))
+        assert front.bodies == [b"1"]
+        front.loop.run_for(0)
+        assert front.bodies == [b"1", b"2", b"3"]
 
     def test_others_are_served_between_large_ones(self, front, door):
         """As many bytes are as much work as many requests."""

@@ -174,14 +174,13 @@ class Door(asyncio.Protocol):
 
     def _work(self, data: bytes) -> None:
         """Take all requests that *data* has, as far as that can be done now."""
-        self._is_working = True
+        self._is_working, began_s = True, limits.clock()
         try:
             start = requests = 0
             while start < len(data):
                 start = self._work_on(data, start)
                 requests += 1
-                is_enough = start >= limits.WORK_BYTES_MAX or requests >= limits.WORK_REQUESTS_MAX
-                if is_enough and start < len(data):
+                if start < len(data) and limits.is_enough(start, requests, began_s):
                     self._hold(data[start:])
                     self._loop.call_soon(self._settle)
                     break

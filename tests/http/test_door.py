@@ -23,7 +23,7 @@ from segsrv.http.paths import ingest_paths
 from segsrv.http.receiving import Receiving
 
 IDLE_S, SLOW_S = 60.0, 1.0
-READING_BYTES_MAX = 100_000
+READING_BYTES_MAX = 150_000
 BODY_BYTES_MAX = 200_000
 
 

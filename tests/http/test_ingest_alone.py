@@ -222,6 +222,15 @@ class TestCallers:
         assert [event["source_ip"] for event in stored] == ["203.0.113.9"] * 3
         assert {event["event_type"] for event in stored} == {"track"}
 
+    def test_no_secret_is_shown(self):
+        """Neither a caller nor what comes of it tells the key in a log line or a traceback."""
+        server = Server(stored_api_key="secret")
+        request = Request("POST", "/v1/t", "", CIMultiDict(BASIC), "203.0.113.9")
+        caller = server.ingest.caller(request, TARGETS["/v1/t"])
+        terms = server.ingest._callers.terms(caller, caller.key)
+        assert terms.sender.api_key == KEY
+        assert not [part for part in (caller, caller.key, terms, terms.sender) if KEY in repr(part)]
+
     def test_a_refused_head_holds_no_request(self):
         """The reason why a head is refused keeps nothing of its request in memory."""
         server = Server()

@@ -14,7 +14,7 @@ WORK_BYTES_MAX = 64 << 10
 WORK_REQUESTS_MAX = 32
 WORK_S = 0.002
 """Of one connection are worked on in a row; then the loop serves the others."""
-VISIT_BYTES_MAX = 64 << 10
+VISIT_BYTES_MAX = 128 << 10
 """A larger body is not waited for on a guest's behalf, who reads it in pieces that he lets go."""
 
 

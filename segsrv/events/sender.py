@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -25,7 +25,7 @@ class Sender:
     address; `gives_user_agent`, that those which name no user agent take the request's.
     """
 
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     address: str = ""
     user_agent: str = ""
     cookie_policy: Policy = "keep"

@@ -19,6 +19,7 @@ AUTHORIZATION = istr("Authorization")
 KEY_HEADERS = (istr("X-Write-Key"), istr("X-Auth-Token"), istr("api_key"))
 CREDENTIALS_CACHED_MAX = 1_024
 CREDENTIAL_CHARS_MAX = 1_024
+BASIC_CHARS_CACHED_MAX = 512
 
 
 class Keyring:
@@ -52,7 +53,9 @@ class Keyring:
         headers = request.headers
         authorization = headers.get(AUTHORIZATION)
         if authorization is not None and authorization[:6].lower() == "basic ":
-            return _known(self._from_basic(authorization))
+            is_short = len(authorization) <= BASIC_CHARS_CACHED_MAX and authorization.isascii()
+            find = self._from_basic if is_short else self._find_basic
+            return _known(find(authorization))
         # A Bearer token is an OAuth one; the write key is in the body then.
         for header in KEY_HEADERS:
             credential = headers.get(header)

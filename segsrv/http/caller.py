@@ -15,7 +15,7 @@ from segsrv.http import answers
 from segsrv.http.answers import Answer
 from segsrv.http.auth import Keyring
 from segsrv.http.client_address import ClientAddress
-from segsrv.http.cors import ORIGINS_CACHED_MAX, Cors, origin_of
+from segsrv.http.cors import Cors, origin_of
 from segsrv.http.paths import Target
 from segsrv.http.request import Request
 from segsrv.http.tally import Seldom, Tally
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 USER_AGENT = istr("User-Agent")
 POLICY_CHARS_MAX = 20
+OKS_CACHED_MAX = 1_024
+"""By origin, of which any page can name another one."""
 
 
 class Terms:
@@ -106,7 +108,7 @@ class Callers:
             key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
             for key in settings.all_keys()
         }
-        self._ok = lru_cache(ORIGINS_CACHED_MAX)(lambda origin: answers.ok(cors.headers(origin)))
+        self._ok = lru_cache(OKS_CACHED_MAX)(lambda origin: answers.ok(cors.headers(origin)))
 
     def of(self, request: Request, target: Target) -> Caller:
         """Return what the head of *request* says."""

@@ -14,6 +14,7 @@ from segsrv.http.request import Request
 FORWARDED = "forwarded"
 ADDRESSES_CACHED_MAX = 10_000
 HOPS_MAX = 32
+CHARS_CACHED_MAX = 256
 CHARS_MAX = 1_024
 """The end of a header that is looked at; proxies write there, clients can only prefix."""
 
@@ -49,8 +50,14 @@ class ClientAddress:
     def of(self, request: Request) -> str:
         """Return the client's address as text, empty where the connection has none."""
         # A proxy may add a line of its own below the client's.
-        lines = request.headers.getall(self._header, ())
-        return self._resolve_cached(request.peer, ",".join(lines)[-CHARS_MAX:])
+        peer, lines = request.peer, request.headers.getall(self._header, ())
+        text = ",".join(lines)[-CHARS_MAX:]
+        # Clients that no proxy vouches for can write what they like, and fill no cache with it.
+        if not self._is_trusted_peer(peer):
+            return peer
+        if len(text) <= CHARS_CACHED_MAX and text.isascii():
+            return self._resolve_cached(peer, text)
+        return self._resolve(peer, text)
 
     def _resolve(self, peer: str, header: str) -> str:
         """Walk from the peer towards the client, as far as each hop is trusted.

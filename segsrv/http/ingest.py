@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Generator
 from functools import partial
 
-from segsrv.errors import BadRequest, SegsrvError, ShuttingDown, Unavailable
+from segsrv.errors import BadRequest, Overloaded, SegsrvError, ShuttingDown, Unavailable
 from segsrv.events import Outcome, Payload, Pipeline, parse, parsing
 from segsrv.events.counters import OK
 from segsrv.events.scan import check_values, has_few_values
@@ -88,7 +88,12 @@ class Ingest:
                 self._refuse(taking, error)
         else:
             taking.held_bytes = len(body)
-            self.receiving.hold(len(body))
+            try:
+                # Asked of whole bodies too: those whose clients have gone wait no less.
+                self.receiving.add(len(body))
+            except Overloaded as error:
+                self._refuse(taking, error)
+                return
             self._turns.add(
                 caller.address, self._steps(taking, body), partial(self._refuse, taking)
             )

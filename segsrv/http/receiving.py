@@ -47,10 +47,6 @@ class Receiving:
                 f"the limit is {self._reading_bytes_max}"
             )
 
-    def hold(self, size: int) -> None:
-        """Count *size* bytes that are here, whatever the limit is."""
-        self.bytes += size
-
     def give_back(self, size: int) -> None:
         """Take *size* bytes off the count."""
         self.bytes -= size

@@ -2,19 +2,28 @@
 
 import heapq
 import itertools
+import tracemalloc
 
 import pytest
 
 from segsrv.errors import BadRequest
 from segsrv.http import answers
 from segsrv.http.caller import Caller
-from segsrv.http.front.door import LARGE_BYTES, REQUESTS_MAX, WORK_BYTES_MAX, Door
-from segsrv.http.front.heads import Heads
+from segsrv.http.front import limits
+from segsrv.http.front.door import Door
+from segsrv.http.front.heads import Heads, read_head
+from segsrv.http.front.limits import (
+    LARGE_BYTES,
+    REQUESTS_MAX,
+    VISIT_BYTES_MAX,
+    WORK_BYTES_MAX,
+    WORK_REQUESTS_MAX,
+)
 from segsrv.http.paths import ingest_paths
 from segsrv.http.receiving import Receiving
 
 IDLE_S, SLOW_S = 60.0, 1.0
-READING_BYTES_MAX = 100_000
+READING_BYTES_MAX = 150_000
 BODY_BYTES_MAX = 200_000
 
 
@@ -85,6 +94,7 @@ class FakeGuest:
 
     task = None
     is_reading_paused = False
+    is_reading_held = False
     writing_paused = False
 
     def __init__(self, on_answered) -> None:
@@ -150,6 +160,14 @@ class Front:
     def answer(self, number, text="ok"):
         refusal = BadRequest(text)
         self.taken[number][2](answers.ok() if text == "ok" else answers.refusal(refusal))
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """Work takes the time that a test says."""
+    now_s = [0.0]
+    monkeypatch.setattr(limits, "clock", lambda: now_s[0])
+    return now_s
 
 
 @pytest.fixture
@@ -273,10 +291,50 @@ class TestLimits:
         front.answers_at_once = True
         count = 2 * WORK_BYTES_MAX // len(post())
         door.data_received(post() * count)
-        assert 0 < len(front.taken) < count
+        assert len(front.taken) == WORK_REQUESTS_MAX
         assert not transport_of(door).is_reading
         front.loop.run_for(0)
         assert len(front.taken) == count
+        assert transport_of(door).is_reading
+
+    def test_others_are_served_after_a_long_one(self, front, door, clock):
+        """A small body can be milliseconds of work; what came behind it waits for a round."""
+        take = front.take
+
+        def take_long(*request):
+            take(*request)
+            clock[0] += limits.WORK_S
+
+        front.take = take_long
+        door.data_received(post(b"1") + post(b"2") + post(b"3"))
+        assert front.bodies == [b"1"]
+        front.loop.run_for(0)
+        assert front.bodies == [b"1", b"2", b"3"]
+
+    def test_others_are_served_between_large_ones(self, front, door):
+        """As many bytes are as much work as many requests."""
+        front.answers_at_once = True
+        data = post(b"1" * LARGE_BYTES)
+        door.data_received(data * 6)
+        assert len(front.taken) == -(-WORK_BYTES_MAX // len(data))
+        front.loop.run_for(0)
+        assert len(front.taken) == 6
+
+    def test_writing_that_pauses_last_keeps_reading_paused(self, front, door):
+        """Also where what was held could be taken, and its answers filled the buffer."""
+        door.data_received(post() * (REQUESTS_MAX + 1))
+        take = front.take
+
+        def take_and_pause(*request):
+            take(*request)
+            door.pause_writing()
+
+        front.take = take_and_pause
+        for number in range(REQUESTS_MAX):
+            front.answer(number)
+        assert len(front.taken) == REQUESTS_MAX + 1
+        assert not transport_of(door).is_reading
+        door.resume_writing()
         assert transport_of(door).is_reading
 
     def test_all_bodies_that_are_received_are_counted(self, front, door):
@@ -397,6 +455,43 @@ class TestGuests:
         door.data_received(data[-1:])
         assert front.guests[0].received == data
 
+    def test_a_large_body_is_not_waited_for(self, front, door):
+        """A guest reads it in pieces; else many of them would be in memory, and not counted."""
+        lines = "//v1/track", "Content-Encoding: gzip"
+        data = post(b"1" * (VISIT_BYTES_MAX + 1), *lines)
+        door.data_received(data[:-1])
+        assert front.guests[0].received == data[:-1]
+        assert front.receiving.bytes == 0
+
+    def test_one_that_pauses_reading_is_not_overruled(self, front, door, monkeypatch):
+        """What the door held for it may be more than it can take."""
+
+        def take_and_pause(guest, data):
+            guest.received += data
+            guest.is_reading_paused = True
+            guest.transport.pause_reading()
+
+        monkeypatch.setattr(FakeGuest, "data_received", take_and_pause)
+        door.data_received(post(b"1") + ODD["chunked"])
+        front.answer(0)
+        assert front.guests[0].received == ODD["chunked"]
+        assert not transport_of(door).is_reading
+
+    def test_a_visitor_knows_that_the_client_does_not_read(self, front, door):
+        """Else it would write without end."""
+        data = post(b"12", "//v1/track", "Content-Encoding: gzip")
+        door.data_received(data[:-1])
+        door.pause_writing()
+        door.data_received(data[-1:])
+        assert front.guests[0].calls == ["pause_writing"]
+
+    def test_reading_is_held_while_one_visits(self, front, door):
+        """It may pause and resume as often as it likes; one that stays decides itself."""
+        door.data_received(get() + post(b"1"))
+        assert front.guests[0].is_reading_held
+        front.guests[0].on_answered(can_leave=False)
+        assert not front.guests[0].is_reading_held
+
     def test_one_that_can_not_leave_stays(self, front, door):
         """It closes the connection, say, or has to read what nobody wanted."""
         door.data_received(get() + post(b"1"))
@@ -507,6 +602,17 @@ class TestHeads:
             if number % 1_000 == 0:
                 assert heads.find(b"", used, 0, len(used) - 6) == first
         assert len(heads) <= 8_192
+
+    def test_long_names_are_not_kept(self):
+        """Names of headers that nearly all clients send are; a client can make up any others."""
+        tracemalloc.start()
+        try:
+            for number in range(600):
+                data = post(b"", "/v1/track", "a" * 5_000 + f"{number}: 1")
+                assert read_head(data, "") is not None
+            assert tracemalloc.get_traced_memory()[0] < 1_000_000
+        finally:
+            tracemalloc.stop()
 
     def test_nothing_of_a_head_is_kept_in_its_key(self):
         """What is kept to find it by is a digest, which differs from process to process."""

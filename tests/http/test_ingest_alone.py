@@ -3,6 +3,7 @@
 import base64
 import gc
 import json
+import tracemalloc
 import weakref
 
 import pytest
@@ -146,6 +147,19 @@ class TestAnswers:
         server.commit.end()
         assert server.told() == [(200, None)] * 3
 
+    async def test_bodies_that_wait_for_their_turn_are_limited(self):
+        """Who sent them may be gone, and come with more: no number of clients limits them."""
+        limit = 1 << 20
+        server = Server(reading_bytes_max=limit, body_bytes_max=limit)
+        body = b"[" + b" " * 300_000 + b"]"
+        for _ in range(5):
+            server.post(body)
+        assert server.told() == [(503, "overloaded")] * 2
+        assert server.ingest.receiving.bytes == 3 * len(body)
+        await answered(server, 5)
+        assert server.told()[2:] == [(400, "invalid_body")] * 3
+        assert server.ingest.receiving.bytes == 0
+
     async def test_a_large_body_that_is_refused_gives_back_its_bytes(self):
         """What waited for a turn no longer counts when it was refused."""
         server = Server()
@@ -176,6 +190,27 @@ class TestAnswers:
 
 
 class TestCallers:
+    @pytest.mark.parametrize(
+        ("header", "prefix", "peer"),
+        [
+            pytest.param("X-Forwarded-For", "", "203.0.113.9", id="of a stranger"),
+            pytest.param("X-Forwarded-For", "", "127.0.0.1", id="through a proxy"),
+            pytest.param("Authorization", "Basic ", "127.0.0.1", id="a key"),
+        ],
+    )
+    def test_what_clients_make_up_is_not_kept(self, header, prefix, peer):
+        """Long texts of headers fill no cache: anybody could fill each of them with thousands."""
+        server = Server()
+        tracemalloc.start()
+        try:
+            for number in range(1_500):
+                text = prefix + "\U0001f600" * 1_900 + str(number)
+                request = Request("POST", "/v1/t", "", CIMultiDict({header: text}), peer)
+                server.ingest.caller(request, TARGETS["/v1/t"])
+            assert tracemalloc.get_traced_memory()[0] < 1_000_000
+        finally:
+            tracemalloc.stop()
+
     def test_a_caller_is_good_for_many_requests(self):
         """What a head says is read once, and holds for each body behind the same head."""
         server = Server()
@@ -186,6 +221,15 @@ class TestCallers:
         stored = [json.loads(lines[0]) for lines, _letters, _done in server.commit.held]
         assert [event["source_ip"] for event in stored] == ["203.0.113.9"] * 3
         assert {event["event_type"] for event in stored} == {"track"}
+
+    def test_no_secret_is_shown(self):
+        """Neither a caller nor what comes of it tells the key in a log line or a traceback."""
+        server = Server(stored_api_key="secret")
+        request = Request("POST", "/v1/t", "", CIMultiDict(BASIC), "203.0.113.9")
+        caller = server.ingest.caller(request, TARGETS["/v1/t"])
+        terms = server.ingest._callers.terms(caller, caller.key)
+        assert terms.sender.api_key == KEY
+        assert not [part for part in (caller, caller.key, terms, terms.sender) if KEY in repr(part)]
 
     def test_a_refused_head_holds_no_request(self):
         """The reason why a head is refused keeps nothing of its request in memory."""

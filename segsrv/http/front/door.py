@@ -19,23 +19,16 @@ from typing import TYPE_CHECKING, cast
 from aiohttp.tcp_helpers import tcp_keepalive
 
 from segsrv.errors import Overloaded
+from segsrv.http.front import limits
 from segsrv.http.front.body import Body
 from segsrv.http.front.exchange import Exchange
-from segsrv.http.front.heads import HEAD_BYTES_MAX, Visit
+from segsrv.http.front.heads import HEAD_BYTES_MAX, POST, Visit
 from segsrv.http.front.moving_timer import MovingTimer
 
 if TYPE_CHECKING:
     from segsrv.http.caller import Caller
     from segsrv.http.front.front import Front
     from segsrv.http.front.guest import Guest
-
-REQUESTS_MAX = 32
-"""Of one connection that are under way; as many as aiohttp lets wait."""
-LARGE_BYTES = 16 << 10
-"""While a larger body is under way, nothing behind it is taken: they would add up in memory."""
-WORK_BYTES_MAX = 64 << 10
-"""Of one connection are worked on in a row; then the loop serves the others."""
-POST = b"POST "
 
 
 class Door(asyncio.Protocol):
@@ -181,12 +174,13 @@ class Door(asyncio.Protocol):
 
     def _work(self, data: bytes) -> None:
         """Take all requests that *data* has, as far as that can be done now."""
-        self._is_working = True
+        self._is_working, began_s = True, limits.clock()
         try:
-            start = 0
+            start = requests = 0
             while start < len(data):
                 start = self._work_on(data, start)
-                if WORK_BYTES_MAX <= start < len(data):
+                requests += 1
+                if start < len(data) and limits.is_enough(start, requests, began_s):
                     self._hold(data[start:])
                     self._loop.call_soon(self._settle)
                     break
@@ -195,7 +189,7 @@ class Door(asyncio.Protocol):
 
     def _work_on(self, data: bytes, start: int) -> int:
         """Take the request that begins at *start*; return where the next one does."""
-        size, is_full = len(data), len(self._exchanges) >= REQUESTS_MAX
+        size, is_full = len(data), len(self._exchanges) >= limits.REQUESTS_MAX
         if self._is_writing_paused or self._is_closing or is_full or self._has_large:
             self._hold(data[start:], needs_quiet=self._has_large)
             return size
@@ -216,7 +210,8 @@ class Door(asyncio.Protocol):
         body_start = end + 4
         stop = body_start + body_bytes
         if stop > size:
-            if isinstance(caller, Visit) and not caller.is_welcome:
+            is_small = body_bytes <= limits.VISIT_BYTES_MAX
+            if isinstance(caller, Visit) and not (caller.is_welcome and is_small):
                 self._let_in(data[start:])
                 return size
             receiving = self._front.receiving
@@ -232,7 +227,7 @@ class Door(asyncio.Protocol):
         return stop
 
     def _take(self, caller: Caller, body: bytes) -> None:
-        self._has_large = self._has_large or len(body) > LARGE_BYTES
+        self._has_large = self._has_large or len(body) > limits.LARGE_BYTES
         exchange = Exchange(self._answered)
         self._exchanges.append(exchange)
         self._front.take(caller, body, exchange.give)
@@ -287,7 +282,9 @@ class Door(asyncio.Protocol):
                 transport.close()
                 self._end()
             return
-        can_go_on = is_quiet if self._needs_quiet else len(self._exchanges) <= REQUESTS_MAX // 2
+        can_go_on = (
+            is_quiet if self._needs_quiet else len(self._exchanges) <= limits.REQUESTS_MAX // 2
+        )
         if self._is_held and can_go_on and not self._is_writing_paused:
             self._is_held = self._needs_quiet = False
             rest, self._rest = self._rest, b""
@@ -332,10 +329,11 @@ class Door(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
-        if self._is_half_closed:
+        guest, transport = self._guest, self._transport
+        must_wait = self._is_writing_paused if guest is None else guest.is_reading_paused
+        if must_wait or self._is_half_closed or transport is None or transport.is_closing():
             return
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        transport.resume_reading()
 
     def _end(self) -> None:
         if self._ended is not None and not self._ended.done():
@@ -359,13 +357,12 @@ class Door(asyncio.Protocol):
 
     def _let_visit(self, request: bytes, rest: bytes) -> None:
         """Have a guest answer one whole request, when all before it are answered."""
-        assert self._transport is not None
         if self._exchanges:
             self._hold(request + rest, needs_quiet=True)
             return
         self._hold(rest)
-        self._guest = guest = self._front.guest(self.guest_answered)
-        guest.connection_made(self._transport)
+        guest = self._welcome()
+        guest.is_reading_held = True
         guest.data_received(request)
 
     def guest_answered(self, *, can_leave: bool) -> None:
@@ -384,21 +381,23 @@ class Door(asyncio.Protocol):
 
     def _let_in(self, data: bytes) -> None:
         """Let a guest have all from here on, when what came before is answered."""
-        assert self._transport is not None
         if self._exchanges:
             self._hold(data, needs_quiet=True)
             return
+        self._stay(self._welcome(), data)
+
+    def _welcome(self) -> Guest:
+        assert self._transport is not None
         self._guest = guest = self._front.guest(self.guest_answered)
         guest.connection_made(self._transport)
         if self._is_writing_paused:
             guest.pause_writing()
-        self._stay(guest, data)
+        return guest
 
     def _stay(self, guest: Guest, data: bytes) -> None:
         self._is_guest_staying = True
-        self._is_held = self._is_waiting = False
-        if not guest.is_reading_paused:
-            self._resume_reading()
+        self._is_held = self._is_waiting = guest.is_reading_held = False
+        self._resume_reading()
         if data:
             guest.data_received(data)
         if self._is_half_closed and not guest.eof_received() and self._transport is not None:

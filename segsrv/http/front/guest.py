@@ -32,13 +32,17 @@ class OnAnswered(Protocol):
 
 
 class Guest(Connection):
-    """Says when it has answered, and leaves the transport open if it is asked to leave then."""
+    """Says when it has answered, and leaves the transport open if it is asked to leave then.
 
-    __slots__ = ("_on_answered",)
+    With `is_reading_held` it has all that it gets, and the transport stays paused.
+    """
+
+    __slots__ = ("_on_answered", "is_reading_held")
 
     def __init__(self, manager: Manager, on_answered: OnAnswered, **options: Any) -> None:
         super().__init__(manager, **options)  # type: ignore[arg-type]
         self._on_answered: OnAnswered | None = on_answered
+        self.is_reading_held = False
 
     @property
     def task(self) -> asyncio.Task[None] | None:
@@ -57,6 +61,10 @@ class Guest(Connection):
         # They refer to each other, and nobody looks for such cycles often.
         self._parser = None
         self._on_answered = None
+
+    def _resume_transport_reading(self) -> None:
+        if not self.is_reading_held:
+            super()._resume_transport_reading()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)

@@ -25,6 +25,7 @@ from segsrv.http.caller import Caller
 from segsrv.http.paths import Target, normalised
 from segsrv.http.request import Request
 
+POST = b"POST "
 HEAD_BYTES_MAX = 8_000
 """Below aiohttp's limit for a single line, so that a head with a longer one is aiohttp's."""
 HEADERS_MAX = 100
@@ -34,6 +35,7 @@ ENTRY_BYTES = 1_500
 """What an entry takes beside the texts of its head, about."""
 DIGEST_BYTES = 16
 NAMES_CACHED_MAX = 512
+NAME_BYTES_CACHED_MAX = 64
 
 # Exactly as nearly all clients write it: in another form it is found when the head is read, and
 # such a head is aiohttp's. Ten digits fit any reader's integer.
@@ -221,7 +223,8 @@ def _plain_headers(lines: list[tuple[bytes, bytes]]) -> CIMultiDict[str] | None:
     headers: list[tuple[str, str]] = []
     once = set()
     for raw_name, raw_value in lines:
-        name, lower = _name(raw_name)
+        is_short = len(raw_name) <= NAME_BYTES_CACHED_MAX
+        name, lower = _cached_name(raw_name) if is_short else _name(raw_name)
         # llhttp leaves the blanks behind a value.
         value = raw_value.rstrip(b" \t").decode("utf-8", "surrogateescape")
         if lower in _NOTABLE:
@@ -234,11 +237,13 @@ def _plain_headers(lines: list[tuple[bytes, bytes]]) -> CIMultiDict[str] | None:
     return CIMultiDict(headers) if "host" in once else None
 
 
-@lru_cache(NAMES_CACHED_MAX)
 def _name(raw: bytes) -> tuple[str, str]:
     """Return a header's name as multidict finds it fastest, and in lower case."""
     name = raw.decode("ascii", "replace")
     return istr(name), name.lower()
+
+
+_cached_name = lru_cache(NAMES_CACHED_MAX)(_name)
 
 
 def _is_plain_target(target: bytes) -> bool:

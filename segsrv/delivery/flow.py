@@ -70,13 +70,14 @@ class Flow:
         """Whether the writer is not where the shipper believes it is."""
         return self._writer.place != self._standing.placement
 
-    async def take_over(self, cursors: Sequence[Cursor]) -> None:
+    async def take_over(self, inherited: Inheritance) -> None:
         """Pass over what other writers' tails have, whose marks were inherited."""
         own = self._standing.placement
-        for cursor in cursors:
-            await self._attempts.until_taken(
-                partial(self._find_place, cursor.spans.keys(), cursor.placement)
-            )
+        for cursor in (*inherited.others, *inherited.shared):
+            find = partial(self._find_place, cursor.spans.keys(), cursor.placement)
+            # What is shared may be another process's by now, which reads it or even writes to it.
+            is_shared = cursor in inherited.shared
+            await self._attempts.until_taken(partial(find, is_shared=is_shared))
             # Their files are theirs.
             self._standing.placement = own
 
@@ -162,7 +163,12 @@ class Flow:
         await self._find_place(standing.sources.keys(), standing.placement, is_rewound=is_suspect)
 
     async def _find_place(
-        self, names: Container[str], last: Placement, *, is_rewound: bool = True
+        self,
+        names: Container[str],
+        last: Placement,
+        *,
+        is_rewound: bool = True,
+        is_shared: bool = False,
     ) -> None:
         standing = self._standing
         sources = [
@@ -170,7 +176,7 @@ class Flow:
         ]
         marks = {source.name: standing.mark(source) for source in sources}
         moved, placement = await self._run(
-            partial(self._resume, sources, marks, last, is_rewound=is_rewound)
+            partial(self._resume, sources, marks, last, is_rewound=is_rewound, is_shared=is_shared)
         )
         standing.move({name: mark for name, mark in moved.items() if mark != marks[name]})
         standing.placement = placement
@@ -183,12 +189,13 @@ class Flow:
         last: Placement,
         *,
         is_rewound: bool,
+        is_shared: bool,
     ) -> tuple[dict[str, Mark], Placement]:
         writer = self._writer
         if writer.is_suspect and not is_rewound:
             # A call that had been given up has failed just now.
             raise SinkUnavailable("a sync failed")
-        with contextlib.closing(writer.tail(last)) as tail:
+        with contextlib.closing(writer.tail(last, is_shared=is_shared)) as tail:
             try:
                 moved = pass_over(tail, sources, marks, self._pick)
             except BaseException:

@@ -78,8 +78,10 @@ class FileWriter:
         """Whether nothing is on its way, so that files may be closed by the clock."""
         return not self._has_begun or (self.place is not None and self.place == self._settled)
 
-    def tail(self, last: Placement) -> FileTail:
+    def tail(self, last: Placement, *, is_shared: bool = False) -> FileTail:
         """Return what stands behind *last*; where nothing is known, a new writer begins.
+
+        What `is_shared` is another process's: only read, and not closed either.
 
         Raises:
             SinkUnavailable: The disk refused.
@@ -95,13 +97,14 @@ class FileWriter:
                 was = FileName.parse(last["file"])
                 assert was is not None, "it was made just now"
             file, offset, mark = last["file"], last["offset"] + last["bytes"], was.mark
-            self._files.learn(mark)
+            if not is_shared:
+                self._files.learn(mark)
             later = sorted(
                 name
                 for name in with_mark(self._root, mark, is_closed_too=True)
                 if name > file and FileName.parse(name) is not None
             )
-            tail = FileTail(self._root, [file, *later], offset)
+            tail = FileTail(self._root, [file, *later], offset, is_read_only=is_shared)
             if last.get("cut"):
                 tail.cut()
             return tail

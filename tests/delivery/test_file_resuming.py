@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segsrv.delivery import standing
+from segsrv.delivery import flow, standing
 from segsrv.delivery.bundle import Filter
 from segsrv.delivery.cursor import Cursor, CursorFile, InHand, Mark, Span
 from segsrv.errors import SinkUnavailable
@@ -220,6 +220,64 @@ async def test_what_is_set_aside_is_not_in_the_files(tmp_path, monkeypatch, is_w
 
     assert asked[0].position == (delivered if is_working else log.first)
     assert stored(tmp_path) == [*(lines if is_working else []), *last]
+
+
+async def test_a_set_aside_while_the_place_is_looked_for(tmp_path, monkeypatch):
+    """What was written and not synced before the look, which fails, is set aside with the rest."""
+    log = log_of(tmp_path, 0)
+    append_batch(log, 1, 2)
+    asked: list[Mark] = []
+
+    def move(marks):
+        asked.append(marks["w0"])
+        return {"w0": Mark(log.end)}
+
+    def refuse(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with delivering(tmp_path, log) as shipper:
+        with monkeypatch.context() as patched:
+            patched.setattr(flow, "pass_over", refuse)
+            # As after a call that was given up and has not ended well.
+            shipper.sink.writer.place = None
+            append_batch(log, 3)
+            shipper.wake()
+            await until(lambda: shipper.failures > 0)
+            await shipper.set_aside(move)
+        last = append_batch(log, 4)
+        shipper.wake()
+        await until(lambda: stored(tmp_path)[-1:] == last)
+
+    assert asked == [Mark(log.first)]
+    assert stored(tmp_path) == last
+
+
+async def test_a_file_that_is_moved_while_the_place_is_lost_is_synced(tmp_path, monkeypatch):
+    """The cursor says that events are delivered only when they are safe, wherever they are."""
+    log, synced = log_of(tmp_path, 0), []
+    lines = append_batch(log, 1, 2)
+    sync = os.fdatasync
+
+    class Os:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def fdatasync(self, fd):
+            sync(fd)
+            synced.append(os.fstat(fd).st_ino)
+
+    async with delivering(tmp_path, log) as shipper:
+        monkeypatch.setattr(file_writer, "os", Os())
+        monkeypatch.setattr(file_tail, "os", Os())
+        moved = files(tmp_path)[0].rename(tmp_path / "moved")
+        shipper.sink.writer.place = None
+        last = append_batch(log, 3)
+        shipper.wake()
+        await until(lambda: shipper.lag_bytes == 0)
+
+    assert moved.read_bytes() == b"".join(lines)
+    assert stored(tmp_path) == last
+    assert moved.stat().st_ino in synced
 
 
 async def test_a_clock_that_is_set_back_by_a_day(tmp_path, monkeypatch):

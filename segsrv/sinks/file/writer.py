@@ -90,6 +90,9 @@ class FileWriter:
         with self._alone():
             self._has_begun = True
             self.place = None
+            if not self.is_suspect:
+                # Its file may be another's by now, or gone from where the look begins.
+                self._sync()
             self._let_go()
             was = FileName.parse(last.get("file", ""))
             if was is None:
@@ -172,6 +175,9 @@ class FileWriter:
 
         """
         with self._alone():
+            if self.is_suspect:
+                # What it was about is let go of, and the next sync would have nothing to do.
+                raise SinkUnavailable(f"{self._root}: what was written last may be gone")
             self._sync()
 
     def settled(self, place: Placement) -> None:

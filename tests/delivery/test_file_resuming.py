@@ -12,6 +12,8 @@ import pytest
 from segsrv.delivery import flow, standing
 from segsrv.delivery.bundle import Filter
 from segsrv.delivery.cursor import Cursor, CursorFile, InHand, Mark, Span
+from segsrv.delivery.dedup import DedupIndex
+from segsrv.delivery.judging import Judge
 from segsrv.errors import SinkUnavailable
 from segsrv.journal.log import SegmentLog
 from segsrv.sinks.file import tail as file_tail
@@ -77,6 +79,37 @@ async def test_after_a_crash_readers_see_only_more(tmp_path, file_bytes_max, jou
     for path, data in before.items():
         assert path.read_bytes().startswith(data)
         assert path.stat().st_ino == inodes[path]
+
+
+@pytest.mark.parametrize("has_index", [True, False], ids=["sound", "lost"])
+@pytest.mark.parametrize("events_max", [1_000, 2])
+async def test_repetitions_are_left_out_again_after_a_crash(tmp_path, events_max, has_index):
+    """What was judged and written is judged as before; without the index nothing is lost."""
+
+    def judge(directory: Path) -> Judge:
+        return Judge(6_000, lambda: DedupIndex(directory / "dedup", window_s=1e6, ids_max=6_000))
+
+    live = tmp_path / "live"
+    logs = [log_of(live, number) for number in range(2)]
+    lines: list[bytes] = []
+    for first in range(0, 40, 4):
+        for log in logs:
+            lines += append_batch(log, *range(first, first + 6))
+    copy = await crashed(tmp_path, *logs, flush_bytes_max=40, flush_events_max=3, judge=judge(live))
+    before = b"".join(path.read_bytes() for path in files(copy))
+    assert sorted(stored(copy)) == sorted(set(lines))
+    if not has_index:
+        shutil.rmtree(copy / "dedup")
+
+    again = [log_of(copy, number) for number in range(2)]
+    last = append_batch(again[1], 0, 99)[1:]
+    async with delivering(copy, *again, flush_events_max=events_max, judge=judge(copy)):
+        pass
+
+    assert set(stored(copy)) == {*lines, *last}
+    if has_index:
+        assert sorted(stored(copy)) == sorted({*lines, *last})
+        assert b"".join(path.read_bytes() for path in files(copy)).startswith(before)
 
 
 @pytest.mark.parametrize("torn", [b'{"n":', bytes(40), b'{"n":77,' + bytes(9) + b"}\n"])

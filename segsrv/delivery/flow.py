@@ -64,11 +64,14 @@ class Flow:
         self._judge = judge
         self._note_oldest = note_oldest
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-flow")
+        # The look for the place, which may take longer than a call: it is not begun anew then.
+        self._finding: asyncio.Future[tuple[dict[str, Mark], Placement]] | None = None
 
     @property
     def is_lost(self) -> bool:
         """Whether the writer is not where the shipper believes it is."""
-        return self._writer.place != self._standing.placement
+        is_found = self._finding is None and self._writer.place == self._standing.placement
+        return not is_found
 
     async def take_over(self, inherited: Inheritance) -> None:
         """Pass over what other writers' tails have, whose marks were inherited."""
@@ -128,6 +131,8 @@ class Flow:
 
         What it has there already goes before anything else is sent.
         """
+        # It looks for a place that counts no more, and what it finds is cut.
+        self._finding = None
         try:
             async with asyncio.timeout(LAST_SYNC_S):
                 await self._run(self._writer.sync)
@@ -175,9 +180,15 @@ class Flow:
             source for source in standing.sources.values() if source.id and source.name in names
         ]
         marks = {source.name: standing.mark(source) for source in sources}
-        moved, placement = await self._run(
-            partial(self._resume, sources, marks, last, is_rewound=is_rewound, is_shared=is_shared)
-        )
+        if self._finding is None:
+            find = partial(
+                self._resume, sources, marks, last, is_rewound=is_rewound, is_shared=is_shared
+            )
+            self._finding = asyncio.get_running_loop().run_in_executor(self._thread, find)
+        finding = self._finding
+        await asyncio.wait([finding])
+        self._finding = None
+        moved, placement = finding.result()
         standing.move({name: mark for name, mark in moved.items() if mark != marks[name]})
         standing.placement = placement
         standing.is_unsaved = True

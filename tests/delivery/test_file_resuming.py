@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -253,6 +254,31 @@ async def test_what_is_set_aside_is_not_in_the_files(tmp_path, monkeypatch, is_w
 
     assert asked[0].position == (delivered if is_working else log.first)
     assert stored(tmp_path) == [*(lines if is_working else []), *last]
+
+
+async def test_a_place_that_takes_long_to_find(tmp_path, monkeypatch):
+    """What a call in time could not end goes on: the next one waits for it, and begins no other."""
+    log = log_of(tmp_path / "live", 0)
+    lines = append_batch(log, 1, 2)
+    copy = await crashed(tmp_path, log)
+    failures: list[int] = []
+    find = flow.pass_over
+
+    def find_slowly(*arguments):
+        failures.append(shipper.failures)
+        while shipper.failures <= failures[-1]:
+            time.sleep(0.001)
+        return find(*arguments)
+
+    monkeypatch.setattr(flow, "pass_over", find_slowly)
+    again = log_of(copy, 0)
+    lines += append_batch(again, 3)
+    sink = FileSink(copy / "events")
+    async with shipping(copy, again, sink, timeout_s=0.2) as shipper:
+        await until(lambda: shipper.standing.is_known and shipper.lag_bytes == 0)
+
+    assert len(failures) == 1
+    assert stored(copy) == lines
 
 
 async def test_a_set_aside_while_the_place_is_looked_for(tmp_path, monkeypatch):

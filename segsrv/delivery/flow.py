@@ -64,19 +64,23 @@ class Flow:
         self._judge = judge
         self._note_oldest = note_oldest
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-flow")
+        # The look for the place, which may take longer than a call: it is not begun anew then.
+        self._finding: asyncio.Future[tuple[dict[str, Mark], Placement]] | None = None
 
     @property
     def is_lost(self) -> bool:
         """Whether the writer is not where the shipper believes it is."""
-        return self._writer.place != self._standing.placement
+        is_found = self._finding is None and self._writer.place == self._standing.placement
+        return not is_found
 
-    async def take_over(self, cursors: Sequence[Cursor]) -> None:
+    async def take_over(self, inherited: Inheritance) -> None:
         """Pass over what other writers' tails have, whose marks were inherited."""
         own = self._standing.placement
-        for cursor in cursors:
-            await self._attempts.until_taken(
-                partial(self._find_place, cursor.spans.keys(), cursor.placement)
-            )
+        for cursor in (*inherited.others, *inherited.shared):
+            find = partial(self._find_place, cursor.spans.keys(), cursor.placement)
+            # What is shared may be another process's by now, which reads it or even writes to it.
+            is_shared = cursor in inherited.shared
+            await self._attempts.until_taken(partial(find, is_shared=is_shared))
             # Their files are theirs.
             self._standing.placement = own
 
@@ -127,6 +131,8 @@ class Flow:
 
         What it has there already goes before anything else is sent.
         """
+        # It looks for a place that counts no more, and what it finds is cut.
+        self._finding = None
         try:
             async with asyncio.timeout(LAST_SYNC_S):
                 await self._run(self._writer.sync)
@@ -162,16 +168,27 @@ class Flow:
         await self._find_place(standing.sources.keys(), standing.placement, is_rewound=is_suspect)
 
     async def _find_place(
-        self, names: Container[str], last: Placement, *, is_rewound: bool = True
+        self,
+        names: Container[str],
+        last: Placement,
+        *,
+        is_rewound: bool = True,
+        is_shared: bool = False,
     ) -> None:
         standing = self._standing
         sources = [
             source for source in standing.sources.values() if source.id and source.name in names
         ]
         marks = {source.name: standing.mark(source) for source in sources}
-        moved, placement = await self._run(
-            partial(self._resume, sources, marks, last, is_rewound=is_rewound)
-        )
+        if self._finding is None:
+            find = partial(
+                self._resume, sources, marks, last, is_rewound=is_rewound, is_shared=is_shared
+            )
+            self._finding = asyncio.get_running_loop().run_in_executor(self._thread, find)
+        finding = self._finding
+        await asyncio.wait([finding])
+        self._finding = None
+        moved, placement = finding.result()
         standing.move({name: mark for name, mark in moved.items() if mark != marks[name]})
         standing.placement = placement
         standing.is_unsaved = True
@@ -183,12 +200,13 @@ class Flow:
         last: Placement,
         *,
         is_rewound: bool,
+        is_shared: bool,
     ) -> tuple[dict[str, Mark], Placement]:
         writer = self._writer
         if writer.is_suspect and not is_rewound:
             # A call that had been given up has failed just now.
             raise SinkUnavailable("a sync failed")
-        with contextlib.closing(writer.tail(last)) as tail:
+        with contextlib.closing(writer.tail(last, is_shared=is_shared)) as tail:
             try:
                 moved = pass_over(tail, sources, marks, self._pick)
             except BaseException:

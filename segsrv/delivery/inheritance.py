@@ -22,13 +22,15 @@ ANY_ID = "*"
 class Inheritance:
     """Marks by the journal's name, with the journal's id, and what was being sent, in order.
 
-    `others` are cursors of other writers that said so, with what they spoke for.
+    `others` are cursors of other writers that said so and are gone, and `shared` those that speak
+    for journals of other processes as well, which may be at their files.
     """
 
     marks: dict[str, tuple[str, Mark]] = field(default_factory=dict)
     sending: list[Cursor] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     others: list[Cursor] = field(default_factory=list)
+    shared: list[Cursor] = field(default_factory=list)
 
     def add(self, cursor: Cursor) -> None:
         """Take *cursor* over for the journals that are not known yet, or less far."""
@@ -84,10 +86,14 @@ def inherit(
         newest, _older, _damaged = cursors.read(path)
         if newest is None:
             continue
-        if newest.placement and not newest.is_sending:
-            inherited.others.append(newest)
         spans = {journal: span for journal, span in newest.spans.items() if journal in journals}
-        if len(spans) == len(newest.spans):
+        is_whole = len(spans) == len(newest.spans)
+        if newest.placement and not newest.is_sending:
+            if is_whole:
+                inherited.others.append(newest)
+            elif spans and not newest.placement.get("cut"):
+                inherited.shared.append(newest)
+        if is_whole:
             inherited.add(newest)
             inherited.files.append(path)
         else:

@@ -269,7 +269,7 @@ class Shipper:
             self.standing.advance(bundle)
         self.standing.keep()
         if self._flow is not None:
-            await self._flow.take_over(inherited.others)
+            await self._flow.take_over(inherited)
         await self._save()
         await self._disk.until_done(inherited.forget)
         self._resending = None

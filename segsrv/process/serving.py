@@ -40,8 +40,10 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
     they have their keys, and in `ops_listen` the port that was picked. It is not when this program
     takes over from one before it in the same process, or only rehearses that.
     """
-    # Until there is somebody for it, or it would end the server.
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    if signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        # Until there is somebody for it, or it would end the server. One that is held was meant for
+        # the program before, and for what is installed by now.
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     raise_file_limit()
     check_files(settings)
     handed = handover.take()

@@ -107,10 +107,11 @@ class Writer(Protocol):
     is_suspect: bool
     """Whether a sync may have failed: all since the last good one is to be looked at again."""
 
-    def tail(self, last: Placement) -> Tail:
+    def tail(self, last: Placement, *, is_shared: bool = False) -> Tail:
         """Return what stands behind *last*, which is {} for a writer that begins.
 
-        With `cut` in *last* nothing is left there: what was, is kept elsewhere.
+        With `cut` in *last* nothing is left there: what was, is kept elsewhere. What `is_shared`
+        is only read: another process may be at it.
         """
 
     def go_on(self, tail: Any) -> Placement:

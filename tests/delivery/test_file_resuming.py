@@ -3,15 +3,18 @@
 import errno
 import os
 import shutil
+import time
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from segsrv.delivery import standing
+from segsrv.delivery import flow, standing
 from segsrv.delivery.bundle import Filter
 from segsrv.delivery.cursor import Cursor, CursorFile, InHand, Mark, Span
+from segsrv.delivery.dedup import DedupIndex
+from segsrv.delivery.judging import Judge
 from segsrv.errors import SinkUnavailable
 from segsrv.journal.log import SegmentLog
 from segsrv.sinks.file import tail as file_tail
@@ -77,6 +80,37 @@ async def test_after_a_crash_readers_see_only_more(tmp_path, file_bytes_max, jou
     for path, data in before.items():
         assert path.read_bytes().startswith(data)
         assert path.stat().st_ino == inodes[path]
+
+
+@pytest.mark.parametrize("has_index", [True, False], ids=["sound", "lost"])
+@pytest.mark.parametrize("events_max", [1_000, 2])
+async def test_repetitions_are_left_out_again_after_a_crash(tmp_path, events_max, has_index):
+    """What was judged and written is judged as before; without the index nothing is lost."""
+
+    def judge(directory: Path) -> Judge:
+        return Judge(6_000, lambda: DedupIndex(directory / "dedup", window_s=1e6, ids_max=6_000))
+
+    live = tmp_path / "live"
+    logs = [log_of(live, number) for number in range(2)]
+    lines: list[bytes] = []
+    for first in range(0, 40, 4):
+        for log in logs:
+            lines += append_batch(log, *range(first, first + 6))
+    copy = await crashed(tmp_path, *logs, flush_bytes_max=40, flush_events_max=3, judge=judge(live))
+    before = b"".join(path.read_bytes() for path in files(copy))
+    assert sorted(stored(copy)) == sorted(set(lines))
+    if not has_index:
+        shutil.rmtree(copy / "dedup")
+
+    again = [log_of(copy, number) for number in range(2)]
+    last = append_batch(again[1], 0, 99)[1:]
+    async with delivering(copy, *again, flush_events_max=events_max, judge=judge(copy)):
+        pass
+
+    assert set(stored(copy)) == {*lines, *last}
+    if has_index:
+        assert sorted(stored(copy)) == sorted({*lines, *last})
+        assert b"".join(path.read_bytes() for path in files(copy)).startswith(before)
 
 
 @pytest.mark.parametrize("torn", [b'{"n":', bytes(40), b'{"n":77,' + bytes(9) + b"}\n"])
@@ -220,6 +254,89 @@ async def test_what_is_set_aside_is_not_in_the_files(tmp_path, monkeypatch, is_w
 
     assert asked[0].position == (delivered if is_working else log.first)
     assert stored(tmp_path) == [*(lines if is_working else []), *last]
+
+
+async def test_a_place_that_takes_long_to_find(tmp_path, monkeypatch):
+    """What a call in time could not end goes on: the next one waits for it, and begins no other."""
+    log = log_of(tmp_path / "live", 0)
+    lines = append_batch(log, 1, 2)
+    copy = await crashed(tmp_path, log)
+    failures: list[int] = []
+    find = flow.pass_over
+
+    def find_slowly(*arguments):
+        failures.append(shipper.failures)
+        while shipper.failures <= failures[-1]:
+            time.sleep(0.001)
+        return find(*arguments)
+
+    monkeypatch.setattr(flow, "pass_over", find_slowly)
+    again = log_of(copy, 0)
+    lines += append_batch(again, 3)
+    sink = FileSink(copy / "events")
+    async with shipping(copy, again, sink, timeout_s=0.2) as shipper:
+        await until(lambda: shipper.standing.is_known and shipper.lag_bytes == 0)
+
+    assert len(failures) == 1
+    assert stored(copy) == lines
+
+
+async def test_a_set_aside_while_the_place_is_looked_for(tmp_path, monkeypatch):
+    """What was written and not synced before the look, which fails, is set aside with the rest."""
+    log = log_of(tmp_path, 0)
+    append_batch(log, 1, 2)
+    asked: list[Mark] = []
+
+    def move(marks):
+        asked.append(marks["w0"])
+        return {"w0": Mark(log.end)}
+
+    def refuse(*_arguments):
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with delivering(tmp_path, log) as shipper:
+        with monkeypatch.context() as patched:
+            patched.setattr(flow, "pass_over", refuse)
+            # As after a call that was given up and has not ended well.
+            shipper.sink.writer.place = None
+            append_batch(log, 3)
+            shipper.wake()
+            await until(lambda: shipper.failures > 0)
+            await shipper.set_aside(move)
+        last = append_batch(log, 4)
+        shipper.wake()
+        await until(lambda: stored(tmp_path)[-1:] == last)
+
+    assert asked == [Mark(log.first)]
+    assert stored(tmp_path) == last
+
+
+async def test_a_file_that_is_moved_while_the_place_is_lost_is_synced(tmp_path, monkeypatch):
+    """The cursor says that events are delivered only when they are safe, wherever they are."""
+    log, synced = log_of(tmp_path, 0), []
+    lines = append_batch(log, 1, 2)
+    sync = os.fdatasync
+
+    class Os:
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def fdatasync(self, fd):
+            sync(fd)
+            synced.append(os.fstat(fd).st_ino)
+
+    async with delivering(tmp_path, log) as shipper:
+        monkeypatch.setattr(file_writer, "os", Os())
+        monkeypatch.setattr(file_tail, "os", Os())
+        moved = files(tmp_path)[0].rename(tmp_path / "moved")
+        shipper.sink.writer.place = None
+        last = append_batch(log, 3)
+        shipper.wake()
+        await until(lambda: shipper.lag_bytes == 0)
+
+    assert moved.read_bytes() == b"".join(lines)
+    assert stored(tmp_path) == last
+    assert moved.stat().st_ino in synced
 
 
 async def test_a_clock_that_is_set_back_by_a_day(tmp_path, monkeypatch):

@@ -204,6 +204,27 @@ def test_a_second_signal_during_one(tmp_path, flags):
     check_stored(server, acknowledged)
 
 
+EARLY_SIGNAL = """
+import os, signal, sys
+from segsrv.cli import main
+from segsrv.process import handover
+if handover.VARIABLE not in os.environ:
+    handover.hold_signals()
+    os.kill(os.getpid(), signal.SIGUSR2)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("flags", SHAPES[::2])
+def test_a_signal_that_has_waited_for_the_program(tmp_path, flags):
+    """Sent while a program takes over, it is no less heard: what is installed may be newer."""
+    with ServerProcess(tmp_path / "data", *flags, *QUICK, program=("-c", EARLY_SIGNAL)) as server:
+        wait_until(lambda: restarts(server) >= 1, deadline_s=DEADLINE_S)
+        acknowledged = {post(Site(server))}
+    assert server.exit_code == 0
+    check_stored(server, acknowledged)
+
+
 @pytest.mark.parametrize("flags", SHAPES[::2])
 @pytest.mark.parametrize("moment", ["rehearsing", "stopping"])
 def test_a_stop_during_one(tmp_path, flags, moment):

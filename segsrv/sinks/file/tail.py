@@ -18,14 +18,18 @@ class FileTail:
     """Walks through *files*, relative to *root*, in order: the first from *offset* on.
 
     What is kept is written again as it is, which no reader sees: a sync that failed may have left
-    it in memory alone. A file that is closed, or was taken away or emptied, is only read.
+    it in memory alone. A file that is closed, or was taken away or emptied, is only read; with
+    *is_read_only* each is.
     """
 
-    def __init__(self, root: Path, files: Sequence[str], offset: int) -> None:
+    def __init__(
+        self, root: Path, files: Sequence[str], offset: int, *, is_read_only: bool = False
+    ) -> None:
         self.file, *self._later = files
         self.offset = offset
         self.passed = [self.file]
         self._root = root
+        self._is_read_only = is_read_only
         self._fd = -1
         self._open()
 
@@ -69,7 +73,7 @@ class FileTail:
             os.ftruncate(self._fd, self.offset)
         for name in reversed(self._later):
             path = self._root / name
-            if not is_closed(path.stat()):
+            if not self._is_read_only and not is_closed(path.stat()):
                 path.unlink()
                 # One by one: were an earlier one gone and this one not, a start would find a gap.
                 sync_dir(path.parent)
@@ -106,7 +110,7 @@ class FileTail:
             status = path.stat()
             if status.st_size < self.offset:
                 return
-            self._is_closed = is_closed(status)
+            self._is_closed = self._is_read_only or is_closed(status)
             self._fd = os.open(path, os.O_RDONLY if self._is_closed else os.O_RDWR)
         except FileNotFoundError:
             pass
@@ -116,7 +120,8 @@ class FileTail:
         if fd < 0:
             return
         try:
-            if is_synced and not self._is_closed:
+            if is_synced:
+                # Also what is only read: whoever wrote it may have been killed before its sync.
                 os.fdatasync(fd)
         finally:
             os.close(fd)

@@ -78,8 +78,10 @@ class FileWriter:
         """Whether nothing is on its way, so that files may be closed by the clock."""
         return not self._has_begun or (self.place is not None and self.place == self._settled)
 
-    def tail(self, last: Placement) -> FileTail:
+    def tail(self, last: Placement, *, is_shared: bool = False) -> FileTail:
         """Return what stands behind *last*; where nothing is known, a new writer begins.
+
+        What `is_shared` is another process's: only read, and not closed either.
 
         Raises:
             SinkUnavailable: The disk refused.
@@ -88,6 +90,9 @@ class FileWriter:
         with self._alone():
             self._has_begun = True
             self.place = None
+            if not self.is_suspect:
+                # Its file may be another's by now, or gone from where the look begins.
+                self._sync()
             self._let_go()
             was = FileName.parse(last.get("file", ""))
             if was is None:
@@ -95,13 +100,14 @@ class FileWriter:
                 was = FileName.parse(last["file"])
                 assert was is not None, "it was made just now"
             file, offset, mark = last["file"], last["offset"] + last["bytes"], was.mark
-            self._files.learn(mark)
+            if not is_shared:
+                self._files.learn(mark)
             later = sorted(
                 name
                 for name in with_mark(self._root, mark, is_closed_too=True)
                 if name > file and FileName.parse(name) is not None
             )
-            tail = FileTail(self._root, [file, *later], offset)
+            tail = FileTail(self._root, [file, *later], offset, is_read_only=is_shared)
             if last.get("cut"):
                 tail.cut()
             return tail
@@ -169,6 +175,9 @@ class FileWriter:
 
         """
         with self._alone():
+            if self.is_suspect:
+                # What it was about is let go of, and the next sync would have nothing to do.
+                raise SinkUnavailable(f"{self._root}: what was written last may be gone")
             self._sync()
 
     def settled(self, place: Placement) -> None:

@@ -3,6 +3,7 @@
     python -m tests.power.delete_syncs
 
 What survives, no test would miss: the call is redundant, or a test is. The exit code is 1 then.
+A run that takes too long has noticed nothing either: it may be the machine that is slow.
 Each mutant is a copy of the package, made and tested in a temporary folder.
 """
 
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal
 
 from tests.server_process import REPOSITORY
 
@@ -40,6 +42,11 @@ TESTS = (
 )
 COPIED = ("segsrv", "tests", "pyproject.toml")
 TIMEOUT_S = 120
+"""Of one run of the tests, at least; it is more where they take long with nothing deleted."""
+SLOWER_MAX = 5
+"""How many times as long they may take with something deleted."""
+
+Result = Literal["noticed", "SURVIVED", "TIMED OUT"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -120,6 +127,8 @@ class Copies:
     """Copies of the repository, one for each mutant that is tested at the same time."""
 
     def __init__(self, folder: Path, count: int) -> None:
+        self.timeout_s: float = TIMEOUT_S
+        self.printed = ""
         self._free: SimpleQueue[Path] = SimpleQueue()
         for number in range(count):
             copy = folder / str(number)
@@ -131,8 +140,8 @@ class Copies:
             compileall.compile_dir(copy / "segsrv", quiet=2, invalidation_mode=mode)
             self._free.put(copy)
 
-    def test(self, site: Site | None, tests: list[str]) -> tuple[bool, float]:
-        """Return whether *tests* pass without *site*, and how long they took in seconds."""
+    def test(self, site: Site | None, tests: list[str]) -> tuple[Result, float]:
+        """Return how *tests* end without *site*, and how long they took in seconds."""
         copy = self._free.get()
         started_s = time.monotonic()
         try:
@@ -148,8 +157,7 @@ class Copies:
         finally:
             self._free.put(copy)
 
-    @staticmethod
-    def _run(copy: Path, tests: list[str]) -> bool:
+    def _run(self, copy: Path, tests: list[str]) -> Result:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
         environment = {key: value for key, value in os.environ.items() if key != "CI"}
         environment |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(copy)}
@@ -161,15 +169,15 @@ class Copies:
                 env=environment,
                 capture_output=True,
                 text=True,
-                timeout=TIMEOUT_S,
+                timeout=self.timeout_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            # It waits for something that never comes: that is noticed too.
-            return False
+            return "TIMED OUT"
         if done.returncode not in (0, 1, 2):
             raise RuntimeError(f"the tests did not run: {done.stdout}{done.stderr}")
-        return done.returncode == 0
+        self.printed = done.stdout + done.stderr
+        return "noticed" if done.returncode else "SURVIVED"
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -198,7 +206,7 @@ def survivors(
     checks_whole: bool = True,
     say: Callable[[str], object] = lambda _line: None,
 ) -> list[Site]:
-    """Return those of *found* that can be deleted and *tests* still pass.
+    """Return those of *found* that can be deleted and no test of *tests* fails.
 
     Raises:
         RuntimeError: They don't pass as it is, which is only looked at if *checks_whole*.
@@ -207,16 +215,17 @@ def survivors(
     with tempfile.TemporaryDirectory(prefix="syncs-") as folder:
         copies = Copies(Path(folder), jobs)
         if checks_whole:
-            passed, took_s = copies.test(None, tests)
-            if not passed:
-                raise RuntimeError("the tests fail with nothing deleted")
+            result, took_s = copies.test(None, tests)
+            if result != "SURVIVED":
+                raise RuntimeError(f"with nothing deleted: {result}\n{copies.printed}")
+            copies.timeout_s = max(TIMEOUT_S, SLOWER_MAX * took_s)
             say(f"nothing deleted: passed in {took_s:.0f} s")
         left = []
 
         def test(site: Site) -> None:
-            passed, took_s = copies.test(site, tests)
-            say(f"{'SURVIVED' if passed else 'noticed'} in {took_s:.0f} s  {site}")
-            if passed:
+            result, took_s = copies.test(site, tests)
+            say(f"{result} in {took_s:.0f} s  {site}")
+            if result != "noticed":
                 left.append(site)
 
         with ThreadPoolExecutor(jobs) as pool:
@@ -241,7 +250,7 @@ def main() -> int:
         jobs=options.jobs,
         say=lambda line: print(line, flush=True),  # noqa: T201
     )
-    sys.stdout.write(f"{len(found)} deletions, {len(left)} survived\n")
+    sys.stdout.write(f"{len(found)} deletions, {len(left)} not noticed\n")
     sys.stdout.writelines(f"  {site}\n" for site in left)
     return 1 if left else 0
 

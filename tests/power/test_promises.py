@@ -9,6 +9,7 @@ import gzip
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from segsrv.geoip import download
 from segsrv.journal.reader import Reader
 from segsrv.journal.slots import SlotFile
 from segsrv.sinks.file.compression import compress
+from segsrv.sinks.file.tail import FileTail
 from segsrv.write_keys import with_keys
 from tests.mmdb import mmdb_bytes
 from tests.power.disk import Disk, Killed
@@ -400,6 +402,27 @@ class TestFileSink:
                     assert sorted(sent_lines(state)) == expected
             sink.close()
             assert len(list(disk.root.rglob("*.ndjson*"))) > 1
+
+    def test_files_that_are_cut_off(self, losses):
+        """They go for good, the last one first, so that those that are left have no gap."""
+        files = ["1/a", "2/a", "3/a"]
+
+        def make(root: Path) -> None:
+            for file in files:
+                make_dir((root / file).parent)
+                replace_file(root / file, b"{}\n")
+
+        def left(root: Path) -> list[str]:
+            return [file for file in files if (root / file).exists()]
+
+        for _disk in losses.killed_at_each_call(make, lambda root: FileTail(root, files, 3).cut()):
+            for state in losses.states():
+                assert left(state) == files[: len(left(state))]
+        with losses.new() as disk:
+            make(disk.root)
+            with closing(FileTail(disk.root, files, 3)) as tail:
+                tail.cut()
+            assert all(left(state) == files[:1] for state in losses.states())
 
     def test_a_batch_that_a_killed_server_began(self, losses, runner):
         """Sent again with its placement, it is there once, in a folder that is there."""

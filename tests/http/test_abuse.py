@@ -29,7 +29,8 @@ from tests.server_process import ServerProcess
 from tests.site import BOTH_FRONTS, COMPAT, FLAT, FRONTS, KEY, new_id, started_site
 
 IS_CI = os.environ.get("CI") == "true"
-MUTATED_REQUESTS = 100_000 if IS_CI else 10_000
+MUTATED_REQUESTS = {"raw": 100_000, "aiohttp": 20_000} if IS_CI else dict.fromkeys(FRONTS, 10_000)
+"""Behind the raw front, aiohttp's side gets all that is odd or broken; alone it is no other."""
 GENERATED_REQUESTS = 10_000 if IS_CI else 2_000
 SEED = 1
 MIB = 1 << 20
@@ -46,15 +47,16 @@ class TestMutatedRequests:
 
         The server's memory stays level, and it logs no error.
         """
+        count = MUTATED_REQUESTS[front]
         with ServerProcess(
             tmp_path / "data", "--front", front, *SERVER_FLAGS, write_keys=(KEY,)
         ) as process:
-            report = Fuzzer(process).run(MUTATED_REQUESTS, SEED)
+            report = Fuzzer(process).run(count, SEED)
             print(report)  # noqa: T201 - pytest shows it when the test fails.
 
         assert report.faults == []
-        assert sum(report.shots.values()) == MUTATED_REQUESTS
-        assert len(report.accepted_ids) > MUTATED_REQUESTS / 20
+        assert sum(report.shots.values()) == count
+        assert len(report.accepted_ids) > count / 20
         assert report.resident_after - report.resident_before < GROWTH_BYTES_MAX
 
 

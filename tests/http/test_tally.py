@@ -194,7 +194,7 @@ class TestCounts:
         site = start_server("--workers", "2")
         sent, workers = 0, set()
         deadline = time.monotonic() + 30
-        # The kernel chooses the worker of a connection.
+        # Which worker takes a connection is not known before.
         while len(workers) < 2:
             assert time.monotonic() < deadline, f"only workers {workers} after {sent} requests"
             assert site.post(track(), key="wrong").status == 401

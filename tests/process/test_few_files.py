@@ -4,14 +4,17 @@ import contextlib
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.http.fuzzing import Connection
 from tests.server_process import REPOSITORY
 from tests.site import FLAT, KEY, basic, new_id
+from tests.waiting import wait_until
 
 CLIENTS = 80
+LISTENING = "0A"
 LIMITED = (
     "import resource, runpy;"
     "resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
@@ -36,6 +39,15 @@ def post_data(event_id) -> bytes:
     ).encode() + body
 
 
+def is_queue_empty(port) -> bool:
+    """Say whether no connection waits to be accepted."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[1].endswith(f":{port:04X}") and words[3] == LISTENING:
+            return int(words[4].partition(":")[2], 16) == 0
+    raise AssertionError("nobody listens")
+
+
 @pytest.mark.parametrize("flags", [(), ("--ops-listen=127.0.0.1:0",)], ids=["alone", "with-ops"])
 def test_idle_clients_leave_files_for_events(start_server, flags):
     """Events of those that are connected are stored, the rest are told that they are too many."""
@@ -46,6 +58,8 @@ def test_idle_clients_leave_files_for_events(start_server, flags):
             client = Connection(site.address)
             stack.callback(client.close)
             clients.append(client)
+            # The queue is short, and a client that finds no room in it tries again in a second.
+            wait_until(lambda: is_queue_empty(site.address[1]))
         assert clients[-1].answer()[0] == 503
         # Many small segments are made, read and deleted, with cursors written all the time.
         ids = []

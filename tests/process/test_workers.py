@@ -12,7 +12,14 @@ from tests.site import Site, new_id
 from tests.waiting import wait_until
 
 QUICK = ("--flush-interval-s=0.01", "--sink-retry-s-max=0.2")
-DISK_INODES = 200
+IMPATIENT = """
+import sys
+from segsrv.process import supervisor
+from segsrv.cli import main
+supervisor.RESTART_S_MAX = 0.4
+sys.exit(main())
+"""
+"""A server that soon tries again to start what has ended often."""
 
 
 def post(site) -> str:
@@ -48,7 +55,8 @@ def is_taken(fd: int) -> bool:
 
 def test_a_worker_that_can_not_start_again_stops_no_other(tmp_path):
     """Its siblings take events meanwhile, the reason is said once, and it comes back by itself."""
-    with ServerProcess(tmp_path / "data", "--workers=2", *QUICK) as server:
+    options = {"program": ("-c", IMPATIENT)}
+    with ServerProcess(tmp_path / "data", "--workers=2", *QUICK, **options) as server:
         site = Site(server)
         acknowledged = {post(site) for _time in range(20)}
         before = worker_pids(server)

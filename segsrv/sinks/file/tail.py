@@ -86,11 +86,18 @@ class FileTail:
             OSError: It may not be.
 
         """
-        self._close(is_synced=True)
+        try:
+            if self._fd >= 0:
+                # Also what is only read: whoever wrote it may have been killed before its sync.
+                os.fdatasync(self._fd)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """Let go of the file."""
-        self._close(is_synced=False)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _read(self, size: int) -> bytes:
         """Return up to *size* bytes that stand next, of one file."""
@@ -98,7 +105,8 @@ class FileTail:
             found = os.pread(self._fd, size, self.offset) if self._fd >= 0 else b""
             if found or not self._later:
                 return found
-            self._close(is_synced=True)
+            # It was on stable storage before the later one was begun.
+            self.close()
             self.file, self.offset = self._later.pop(0), 0
             self.passed.append(self.file)
             self._open()
@@ -114,14 +122,3 @@ class FileTail:
             self._fd = os.open(path, os.O_RDONLY if self._is_closed else os.O_RDWR)
         except FileNotFoundError:
             pass
-
-    def _close(self, *, is_synced: bool) -> None:
-        fd, self._fd = self._fd, -1
-        if fd < 0:
-            return
-        try:
-            if is_synced:
-                # Also what is only read: whoever wrote it may have been killed before its sync.
-                os.fdatasync(fd)
-        finally:
-            os.close(fd)

@@ -10,6 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ from segsrv.geoip import download
 from segsrv.journal.reader import Reader
 from segsrv.journal.slots import SlotFile
 from segsrv.sinks.file.compression import compress
+from segsrv.sinks.file.names import FileName
 from segsrv.sinks.file.tail import FileTail
+from segsrv.sinks.file.writer import place_of
 from segsrv.write_keys import with_keys
 from tests.mmdb import mmdb_bytes
 from tests.power.disk import Disk, Killed
@@ -423,6 +426,29 @@ class TestFileSink:
             with closing(FileTail(disk.root, files, 3)) as tail:
                 tail.cut()
             assert all(left(state) == files[:1] for state in losses.states())
+
+    def test_a_file_that_a_killed_writer_began(self, losses, runner):
+        """What the next writer puts there and syncs is safe, with the name that it did not make."""
+        line = b'{"n":1}\n'
+        saved = place_of(str(FileName(datetime.now(UTC), "1a2b3c4d")), 0)
+
+        def write(root: Path) -> None:
+            writer = Sink(root, runner).writer
+            with closing(writer.tail(saved)) as tail:
+                place = writer.go_on(tail)
+            writer.append([line], place)
+            writer.sync()
+
+        for disk in losses.killed_at_each_call(nothing, write):
+            writer = Sink(disk.root, runner).writer
+            with closing(writer.tail(saved)) as tail:
+                lines, size = tail.matches(line)
+                tail.keep(size)
+                place = writer.go_on(tail)
+            if not lines:
+                writer.append([line], place)
+                writer.sync()
+            assert all(sent_lines(state) == [line] for state in losses.states())
 
     def test_a_batch_that_a_killed_server_began(self, losses, runner):
         """Sent again with its placement, it is there once, in a folder that is there."""

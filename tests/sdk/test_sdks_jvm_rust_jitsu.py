@@ -1,6 +1,7 @@
 """The SDKs for the JVM and Rust and `@jitsu/js`, as programs, against the real server."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -356,7 +357,8 @@ def test_events_of_an_sdk_without_retries_are_its_callers(tmp_path: Path, name: 
         assert refused.returncode == 1
         assert refused.stdout == "delivered 0\n"
         assert refused.stderr.count("not delivered: ") == requests == len(client.paths)
-        assert refused.stderr.count("503") == requests
+        # Whole: the figures in the server's text may have these digits too.
+        assert len(re.findall(r"\b503\b", refused.stderr)) == requests
         outage.end()
         assert run(command).stdout == f"delivered {len(client.call_types)}\n"
         stored = all_stored(outage.server, len(client.call_types))

@@ -21,6 +21,7 @@ import contextlib
 import datetime as dt
 import random
 import re
+import select
 import socket
 import sys
 import tempfile
@@ -38,6 +39,8 @@ REQUESTS_MAX = 6
 CUTS_MAX = 5
 PAUSE_S = 0.001
 """Between packets, so that most arrive as they were sent."""
+QUIET_S = 0.2
+"""A request that was not answered so soon is one that waits for more."""
 STORED_TIMEOUT_S = 20.0
 FAULTS_SHOWN, FAULT_CHARS_MAX = 10, 3_000
 
@@ -247,11 +250,26 @@ def said(address, talk) -> bytes:
         # The server may answer and close before it has read all, which is its right.
         with contextlib.suppress(OSError):
             _send(client, talk.last, talk.last_cuts)
+            received += _answer(client)
             client.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionError):
             while part := client.recv(1 << 16):
                 received += part
     return _DATE.sub(b"\r\nDate: -", received)
+
+
+def _answer(client) -> bytes:
+    """Return the last answer, if one comes before the client ends its side.
+
+    Whether a server that is about to answer still does when it hears of that is a matter of luck.
+    """
+    received = b""
+    while not set(heads_of(received)) - {b"100"} and select.select([client], [], [], QUIET_S)[0]:
+        part = client.recv(1 << 16)
+        if not part:
+            break
+        received += part
+    return received
 
 
 def _send(client, data, cuts) -> None:

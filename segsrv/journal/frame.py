@@ -21,9 +21,10 @@ What a crash left is told from damage where that is possible:
   header is there, or when a block of 4 KiB, or the part of one, reads as zeros: blocks that a power
   cut kept from the disk do. All else is damage: a flipped bit in header or trailer costs nothing,
   in facts or payload it costs the frame.
+- Zeros up to the end of a file are room that was made ahead, see `log.py`.
 - What can't be told: damage that cut a file short or filled blocks with zeros looks like a torn
-  tail, and a commit that the disk refused and that could not be taken back looks like one that it
-  took.
+  tail or like room, and a commit that the disk refused and that could not be taken back looks like
+  one that it took.
 """
 
 from __future__ import annotations
@@ -143,6 +144,18 @@ def scan(buffer: bytes, offset: int = 0) -> Iterator[Frame | Gap]:
         start, facts_start, payload_start, payload_end, offset, events, crc = mark
         is_damaged = crc32(view[facts_start:payload_end]) != crc
         yield Frame(start, facts_start, payload_start, payload_end, offset, events, is_damaged)
+
+
+def written_bytes(buffer: bytes) -> int:
+    """Return how much of *buffer*, the last bytes of a file, was written; zeros follow.
+
+    A trailer that stands at the end may itself end with zeros.
+    """
+    used = len(buffer.rstrip(b"\0"))
+    for end in range(max(used, TRAILER_BYTES), min(used + TRAILER_BYTES, len(buffer) + 1)):
+        if trailer_at(buffer, end - TRAILER_BYTES) is not None:
+            return end
+    return used
 
 
 def is_torn(rest: Buffer, position: int) -> bool:

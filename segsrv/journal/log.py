@@ -1,6 +1,7 @@
 """The segment files of one journal, as plain synchronous code with one owner.
 
-`segments.py` says how files are named and what they begin with, `frame.py` what is in them.
+`segments.py` says how files are named and what they begin with, `frame.py` what is in them, and
+`frame_writer.py` how it gets there.
 `append`, `probe`, `check_space` and `release` belong to one thread, the owner's. `read` and
 `check_lock` may run in any thread: they work on a view of the segments that is replaced and never
 changed, and on the lock.
@@ -28,9 +29,10 @@ import time
 from pathlib import Path
 
 from segsrv.errors import JournalFault, JournalFull, Unavailable
-from segsrv.files import FILE_MODE, is_full, make_dir, open_file, write_all, write_all_at
+from segsrv.files import FILE_MODE, is_full, make_dir, open_file, write_all
 from segsrv.journal import frame, lock
 from segsrv.journal.aside import Aside
+from segsrv.journal.frame_writer import FrameWriter
 from segsrv.journal.reader import Chunk, Pieces
 from segsrv.journal.recovery import recover
 from segsrv.journal.segments import (
@@ -52,15 +54,12 @@ NAMES_TRIED_MAX = 16
 CHECK_INTERVAL_S = 0.05
 FOUND_INTERVAL_S = 0.005
 """A call into the kernel hands the interpreter over, which under load costs more than the call."""
-NO_DSYNC = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM})
-"""What kernels, file systems and sandboxes say that do not know a write with its own sync."""
 
 
 class SegmentLog:
     """An open journal directory, locked against other processes.
 
-    `id` is the journal's, random and in each of its segments; `end` the acknowledged end. With
-    `has_dsync` a frame is written and synced in one call, until the kernel says that it can't.
+    `id` is the journal's, random and in each of its segments; `end` the acknowledged end.
 
     Raises:
         DataDirInUse: Another process has it open.
@@ -80,7 +79,6 @@ class SegmentLog:
         self.directory = directory
         self.segment_bytes_max = segment_bytes_max
         self.disk_free_bytes_min = disk_free_bytes_min
-        self.is_synced = is_synced
         self.id = ""
         self.end = position_min
         self._file_mode = file_mode
@@ -88,7 +86,7 @@ class SegmentLog:
         self._stale: Segment | None = None
         self._fd = self._dir_fd = -1
         self._space_checked_s = self._lock_checked_s = self._found_checked_s = -CHECK_INTERVAL_S
-        self.has_dsync = hasattr(os, "RWF_DSYNC")
+        self.writer = FrameWriter(is_synced=is_synced)
         make_dir(directory, file_mode)
         self._lock_fd = lock.take(directory / LOCK, file_mode)
         self._spare = SpareFiles()
@@ -144,8 +142,11 @@ class SegmentLog:
                 # Before anything is written: where another log took over, the place is that one's.
                 self.check_lock()
                 self._lock_checked_s = now_s
+            newest = self._newest
+            offset = max(newest.end, newest.start) - newest.base
             header, trailer = frame.encode(payload, events, facts)
-            self._write([header, facts, payload, trailer])
+            parts = [header, facts, payload, trailer]
+            self.writer.write(self._fd, parts, offset, size_max=self.segment_bytes_max)
             self._check_found()
         except OSError as error:
             self._abandon()
@@ -153,8 +154,7 @@ class SegmentLog:
         except MemoryError:
             self._abandon()
             raise
-        newest = self._newest
-        end = max(newest.end, newest.start) + frame.frame_bytes(payload, facts)
+        end = newest.base + offset + frame.frame_bytes(payload, facts)
         self._view = self._view._replace(newest=newest._replace(end=end))
         self.end = end
 
@@ -227,6 +227,8 @@ class SegmentLog:
 
     def close(self) -> None:
         """Close the files and give up the lock."""
+        if self._fd >= 0:
+            self._trim()
         for fd in (self._fd, self._dir_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
@@ -275,33 +277,16 @@ class SegmentLog:
             sealed = (*sealed, added)
         base, fd = self._make(sealed[-1].end if sealed else 0)
         if self._fd >= 0:
+            self._trim()
             self._spare.close(self._fd)
         self._fd = fd
         self._stale = None
         self._view = View(sealed, self._empty(base))
         self.end = base
 
-    def _write(self, parts: list[bytes]) -> None:
-        """Write a frame behind the last one; if `is_synced`, it is on stable storage then.
-
-        A segment's header shares a block with its first frame, and so its sync.
-        """
+    def _trim(self) -> None:
         newest = self._newest
-        offset = max(newest.end, newest.start) - newest.base
-        if self.is_synced and self.has_dsync:
-            try:
-                write_all_at(self._fd, parts, offset, os.RWF_DSYNC)
-            except OSError as error:
-                if error.errno not in NO_DSYNC:
-                    raise
-                # Written again as a whole: whatever of it was written is not safe.
-                self.has_dsync = False
-                logger.info("journal: a commit takes a write and a sync: %s", error.strerror)
-            else:
-                return
-        write_all_at(self._fd, parts, offset)
-        if self.is_synced:
-            os.fdatasync(self._fd)
+        self.writer.trim(self._fd, max(newest.end, newest.start) - newest.base)
 
     def _empty(self, base: int) -> Segment:
         return Segment(base, base, str(segment_path(self.directory, base)))
@@ -356,6 +341,7 @@ class SegmentLog:
                 self._stale = newest._replace(end=newest.start)
         self._spare.close(self._fd)
         self._fd = -1
+        self.writer.begin()
 
     def _check_free_space(self, size: int) -> None:
         if not self.disk_free_bytes_min:

@@ -131,14 +131,16 @@ def recover(directory: Path, aside: Aside) -> Recovered:
 
 
 def check_tail(has_header: bool, data: bytes) -> Tail:  # noqa: FBT001
-    """Find the last whole frame in the bytes of a segment, and what is no frame."""
+    """Find the last whole frame in the bytes of a segment, and what is neither frame nor room."""
+    size = len(data)
     header = None
     pieces = []
-    good = start = min(HEADER_BYTES if has_header else 0, len(data))
+    good = start = min(HEADER_BYTES if has_header else 0, size)
+    data = data[: max(frame.written_bytes(data), start)]
     if has_header:
         header = unpack_header(data)
         if header is not None and header.version != VERSION:
-            return Tail(header, len(data), len(data), [])
+            return Tail(header, size, size, [])
         if header is None and data.strip(b"\0"):
             # A file that a crash left with a part of its header, or of zeros, holds nothing.
             pieces.append(Piece(0, start, is_torn=len(data) <= HEADER_BYTES))
@@ -156,7 +158,7 @@ def check_tail(has_header: bool, data: bytes) -> Tail:  # noqa: FBT001
         pieces[-1] = last._replace(is_torn=frame.is_torn(data[last.offset :], last.offset))
     if header is None and has_header and good == start:
         good = 0
-    return Tail(header, good, len(data), pieces)
+    return Tail(header, good, size, pieces)
 
 
 def _read(segment: Segment) -> bytes:

@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from segsrv.journal import frame
 from segsrv.journal.crc import crc32
 
 SUFFIX = ".segment"
@@ -39,6 +40,7 @@ HEADER_BYTES = _FIELDS.size + _CRC.size
 OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 """A link or a pipe may have come in the place of a file meanwhile."""
 POSITION_MAX = (1 << 63) - 1
+LOOK_BACK_BYTES = 512 << 10
 _NAME = re.compile(r"([0-9]{20})\.(segment|journal)")
 
 
@@ -168,6 +170,23 @@ def open_segment(path: Path) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return fd
+
+
+def written_bytes(fd: int) -> int:
+    """Return how much of a segment was written: behind that are zeros, room that was made ahead.
+
+    Raises:
+        OSError: It can't be read.
+
+    """
+    size = os.fstat(fd).st_size
+    look_back_bytes = LOOK_BACK_BYTES
+    while True:
+        at = max(size - look_back_bytes, 0)
+        used = frame.written_bytes(os.pread(fd, size - at, at))
+        if used >= frame.TRAILER_BYTES or at == 0:
+            return max(at + used, min(size, HEADER_BYTES))
+        look_back_bytes *= 2
 
 
 def read_header(segment: Segment) -> Header | None:

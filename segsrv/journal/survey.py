@@ -85,6 +85,8 @@ class Survey:
         self.gone = 0
         self.segments: Sequence[Segment] = segments.find(directory).segments
         self.sizes = [_size(segment) for segment in self.segments]
+        if self.segments:
+            self.sizes[-1] = _written_bytes(self.segments[-1])
         newest_first = (header_of(segment) for segment in reversed(self.segments))
         self.id = next((header.journal_id for header in newest_first if header), "")
 
@@ -181,16 +183,28 @@ def _size(segment: Segment) -> int:
     return version[1] if version else 0
 
 
+def _written_bytes(segment: Segment) -> int:
+    fd = _open(segment)
+    if fd < 0:
+        return 0
+    try:
+        return segments.written_bytes(fd)
+    finally:
+        os.close(fd)
+
+
 def _limited(
     segment: Segment, fd: int, after: tuple[Segment, int] | None, start: int, end: int | None
 ) -> Opened:
     """Say what of an open segment counts, given the one *after* it."""
-    file_end = segment.base + os.fstat(fd).st_size
+    is_newest = segment.end == POSITION_MAX
+    file_bytes = segments.written_bytes(fd) if is_newest else os.fstat(fd).st_size
+    file_end = segment.base + file_bytes
     first = max(segment.start, start)
     if after is None:
         # The one after it may not be among those that were asked for.
         stop = min(file_end, segment.end, file_end if end is None else end)
-        return Opened(segment, fd, first, stop, 0, segment.end == POSITION_MAX)
+        return Opened(segment, fd, first, stop, 0, is_newest)
     following, following_fd = after
     expected = None
     if following_fd >= 0 and following.has_header:

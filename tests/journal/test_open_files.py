@@ -51,7 +51,7 @@ class TestOpenFiles:
 
     for number in range(1, 10):
         starve()
-        log.has_dsync = number % 2
+        log.writer.has_dsync = number % 2
         with pytest.MonkeyPatch.context() as patch:
             refuse_syncs(patch)
             with pytest.raises(JournalFault, match="Input/output error"):

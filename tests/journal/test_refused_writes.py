@@ -111,7 +111,7 @@ class TestRefusedWrites:
             from tests.journal.segment_logs import refuse, refuse_syncs
 
             log = open_log()
-            log.has_dsync = HAS_DSYNC
+            log.writer.has_dsync = HAS_DSYNC
             with pytest.MonkeyPatch.context() as patch, pytest.raises(JournalFault):
                 refuse_syncs(patch)
                 patch.setattr(os, "ftruncate", refuse)

@@ -52,7 +52,7 @@ class Journal:
             is_synced=True,
             position_min=position_min,
         )
-        self._log.has_dsync &= has_dsync
+        self._log.writer.has_dsync &= has_dsync
 
     @property
     def source(self) -> LeftSource:

@@ -227,7 +227,7 @@ class Door(asyncio.Protocol):
         return stop
 
     def _take(self, caller: Caller, body: bytes) -> None:
-        self._has_large = self._has_large or len(body) > limits.LARGE_BYTES
+        self._has_large |= len(body) > limits.LARGE_BYTES
         exchange = Exchange(self._answered)
         self._exchanges.append(exchange)
         self._front.take(caller, body, exchange.give)

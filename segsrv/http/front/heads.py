@@ -39,7 +39,7 @@ NAME_BYTES_CACHED_MAX = 64
 
 # Exactly as nearly all clients write it: in another form it is found when the head is read, and
 # such a head is aiohttp's. Ten digits fit any reader's integer.
-_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,10})\r\n", re.IGNORECASE)
+_find_length = re.compile(rb"\r\ncontent-length: ([0-9]{1,10})\r\n", re.IGNORECASE).search
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Each says something of how the body is framed or what happens to the connection.
 _ODD = frozenset(
@@ -109,6 +109,8 @@ class Heads:
         self._body_bytes_max = body_bytes_max
         # With a key of this process, nobody can make two heads that have the same digest.
         self._hasher = blake2b(key=os.urandom(32), digest_size=DIGEST_BYTES)
+        # The key's block is hashed as soon as a byte follows: here, and not for each head.
+        self._hasher.update(b"\n")
         # Entries that are used stay: the older half is forgotten when the newer one is full.
         self._newer: dict[bytes, Caller | Visit] = {}
         self._older: dict[bytes, Caller | Visit] = {}
@@ -125,7 +127,7 @@ class Heads:
         The head is *data* from *start* to *end*, where its empty line begins. *peer* is the address
         that the connection comes from.
         """
-        found = _LENGTH.search(data, start, end + 2)
+        found = _find_length(data, start, end + 2)
         if found is None:
             # It has no body, or a length in an unusual form.
             head = read_head(data[start : end + 4], "")

@@ -61,6 +61,7 @@ class Ingest:
             timeout_s=settings.body_timeout_s,
         )
         self.caller: Callable[[Request, Target], Caller] = callers.of
+        self.caller_at: Callable[[Caller, str, str], Caller] = callers.at
         self._settings = settings
         self._keyring = keyring
         self._cors = cors
@@ -168,7 +169,7 @@ class Ingest:
             key = taking.key = self._keyring.from_body(payload.write_key)
             self._cors.check(key, caller.origin)
         check_shape(payload, caller.target)
-        taking.terms = self._callers.terms(caller, key)
+        taking.terms = caller.terms_of(key) or self._callers.terms(caller, key)
 
     def _commit(self, commit: GroupCommit, taking: _Taking) -> None:
         if taking.held_bytes:

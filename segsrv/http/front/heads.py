@@ -22,6 +22,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from multidict import CIMultiDict, istr
 
 from segsrv.http.caller import Caller
+from segsrv.http.front.familiar import Familiar
 from segsrv.http.paths import Target, normalised
 from segsrv.http.request import Request
 
@@ -94,23 +95,29 @@ CONTENT_ENCODING = istr("Content-Encoding")
 class Heads:
     """Knows what the latest heads said, in bounded memory, by digests that reveal nothing of them.
 
-    *targets* are those of exact paths; *find_caller* is `Ingest.caller`.
+    *targets* are those of exact paths; *find_caller* is `Ingest.caller`, and *move_caller*
+    `Ingest.caller_at`, which looks for the client's address in the header *forwarded_name*.
     """
 
     def __init__(
         self,
         targets: Mapping[str, Target],
         find_caller: Callable[[Request, Target], Caller],
+        move_caller: Callable[[Caller, str, str], Caller],
         *,
+        forwarded_name: str,
         body_bytes_max: int,
     ) -> None:
         self._targets = {path: target for path, target in targets.items() if "{" not in path}
         self._find_caller = find_caller
+        self._move_caller = move_caller
+        self._familiar = Familiar(forwarded_name, _ODD)
         self._body_bytes_max = body_bytes_max
         # With a key of this process, nobody can make two heads that have the same digest.
         self._hasher = blake2b(key=os.urandom(32), digest_size=DIGEST_BYTES)
         # The key's block is hashed as soon as a byte follows: here, and not for each head.
         self._hasher.update(b"\n")
+        self._essence_hasher = blake2b(key=os.urandom(32), digest_size=DIGEST_BYTES)
         # Entries that are used stay: the older half is forgotten when the newer one is full.
         self._newer: dict[bytes, Caller | Visit] = {}
         self._older: dict[bytes, Caller | Visit] = {}
@@ -154,9 +161,29 @@ class Heads:
             self._older, self._newer, self._newer_bytes = self._newer, {}, 0
 
     def _read(self, peer: bytes, head: bytes) -> Caller | Visit | None:
-        request = read_head(head, peer.decode("utf-8", "surrogateescape"))
+        peer_text = peer.decode("utf-8", "surrogateescape")
+        found = self._familiar.essence(head) if len(head) <= HEAD_BYTES_MAX else None
+        if found is None:
+            return self._read_all(peer_text, head)
+        essence, forwarded = found
+        hasher = self._essence_hasher.copy()
+        hasher.update(essence)
+        digest = hasher.digest()
+        like = self._newer.get(digest)
+        if like is None:
+            like = self._older.pop(digest, None) or self._read_all(peer_text, head)
+            if not isinstance(like, Caller):
+                return like
+            self._keep(digest, like, len(essence))
+        if not isinstance(like, Caller):
+            return like
+        return self._move_caller(like, peer_text, forwarded.decode("ascii"))
+
+    def _read_all(self, peer: str, head: bytes) -> Caller | Visit | None:
+        request = read_head(head, peer)
         if request is None:
             return None
+        self._familiar.learn(head)
         exact = self._targets.get(request.path)
         target = exact or self._targets.get(normalised(request.path))
         if target is None or request.method != "POST":

@@ -47,11 +47,11 @@ class Caller:
     """All that a head says; it may be kept for requests with the same head from the same peer.
 
     `key` is the head's own key, None where it has none and the body must name it. `fault` is why
-    the head alone is refused. `ok` is the answer to events that are stored.
+    the head alone is refused. `ok` is the answer to events that are stored. `own_terms` are
+    those of the head's own key, when they have been asked for.
     """
 
     __slots__ = (
-        "_own_terms",
         "_terms",
         "address",
         "cookie_policy",
@@ -60,6 +60,7 @@ class Caller:
         "key",
         "ok",
         "origin",
+        "own_terms",
         "target",
         "user_agent",
     )
@@ -78,18 +79,17 @@ class Caller:
         self.ok: Answer
         # By the key's id: there are no more than configured keys.
         self._terms: dict[str, Terms] | None = None
-        # Of the head's own key, when they have been asked for.
-        self._own_terms: Terms | None = None
+        self.own_terms: Terms | None = None
 
     def terms_of(self, key: Key) -> Terms | None:
         """Return what comes of this caller and *key*, if it was asked for before."""
         if key is self.key:
-            return self._own_terms
+            return self.own_terms
         return None if self._terms is None else self._terms.get(key.id)
 
     def remember(self, key: Key, terms: Terms) -> Terms:
         if key is self.key:
-            self._own_terms = terms
+            self.own_terms = terms
         else:
             self._terms = {**(self._terms or {}), key.id: terms}
         return terms

@@ -94,7 +94,10 @@ class ClientAddress:
 
     def _is_trusted(self, hop: Hop) -> bool:
         version, number, _text = hop
-        return any(number & mask == first for first, mask in self._trusted[version])
+        for first, mask in self._trusted[version]:  # noqa: SIM110 - `any` takes twice as long.
+            if number & mask == first:
+                return True
+        return False
 
 
 def _forwarded_for(element: str) -> Hop | None:

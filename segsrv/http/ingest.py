@@ -68,7 +68,7 @@ class Ingest:
         self._pipeline = pipeline
         self._callers = callers
         self._tally = tally
-        self._counters = tally.counters
+        self.counters = tally.counters
         self._turns = Turns()
         self._values_max = settings.body_values_max
         # Of so few bytes that is known without a look.
@@ -83,23 +83,21 @@ class Ingest:
         """
         taking = _Taking(self, caller, give)
         if caller.fault is not None:
-            self._refuse(taking, caller.fault)
+            self.refuse(taking, caller.fault)
         elif len(body) <= SMALL_BYTES_MAX and _has_few_objects(body):
             try:
                 self._take_now(taking, body)
             except Exception as error:  # noqa: BLE001 - what it is, is told where it is answered.
-                self._refuse(taking, error)
+                self.refuse(taking, error)
         else:
             taking.held_bytes = len(body)
             try:
                 # Asked of whole bodies too: those whose clients have gone wait no less.
                 self.receiving.add(len(body))
             except Overloaded as error:
-                self._refuse(taking, error)
+                self.refuse(taking, error)
                 return
-            self._turns.add(
-                caller.address, self._steps(taking, body), partial(self._refuse, taking)
-            )
+            self._turns.add(caller.address, self._steps(taking, body), partial(self.refuse, taking))
 
     def refused(self, caller: Caller, fault: Exception) -> Answer:
         """Return the answer to a request whose head or body is refused, and count it."""
@@ -107,7 +105,7 @@ class Ingest:
 
     def swallowed(self, caller: Caller) -> Answer:
         """Return the answer to what SDKs report of themselves, and count it."""
-        self._counters.answers[OK, 200, caller.kind, ""] += 1
+        self.counters.answers[OK, 200, caller.kind, ""] += 1
         return caller.ok
 
     def _take_now(self, taking: _Taking, body: bytes) -> None:
@@ -169,7 +167,7 @@ class Ingest:
             key = taking.key = self._keyring.from_body(payload.write_key)
             self._cors.check(key, caller.origin)
         check_shape(payload, caller.target)
-        taking.terms = caller.terms_of(key) or self._callers.terms(caller, key)
+        taking.terms = caller.own_terms or self._callers.terms(caller, key)
 
     def _commit(self, commit: GroupCommit, taking: _Taking) -> None:
         if taking.held_bytes:
@@ -187,24 +185,11 @@ class Ingest:
                 outcome.ids,
             )
         elif not outcome.dead_letters:
-            self.committed(taking, None)
+            taking.committed(None)
             return
         commit.submit(lines, outcome.dead_letters, run, taking.committed)
 
-    def committed(self, taking: _Taking, fault: Unavailable | None) -> None:
-        """Answer when the events are safe, or for *fault* are not."""
-        if fault is not None:
-            self._refuse(taking, fault)
-            return
-        caller, outcome, counters = taking.caller, taking.outcome, self._counters
-        counters.answers[taking.terms.answers_key] += 1
-        counters.count(caller.target.output, outcome)
-        answer = caller.ok
-        if outcome.delete_cookie:
-            answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
-        taking.give(answer)
-
-    def _refuse(self, taking: _Taking, fault: Exception) -> None:
+    def refuse(self, taking: _Taking, fault: Exception) -> None:
         self._let_go(taking)
         taking.give(self._failed(taking.caller, taking.key_id, fault))
 
@@ -229,7 +214,7 @@ class Ingest:
             return answers.refusal(fault, caller.ok.headers, retry_after_s=retry_after_s)
         logger.error("request: failed by a fault of this server", exc_info=fault)
         told = SegsrvError("a fault of this server; it is in its log")
-        self._counters.answers[told.code, told.status, caller.kind, key_id] += 1
+        self.counters.answers[told.code, told.status, caller.kind, key_id] += 1
         return answers.refusal(told, caller.ok.headers)
 
 
@@ -251,7 +236,16 @@ class _Taking:
         self.outcome: Outcome
 
     def committed(self, fault: Unavailable | None) -> None:
-        self._ingest.committed(self, fault)
+        """Answer when the events are safe, or for *fault* are not."""
+        if fault is not None:
+            self._ingest.refuse(self, fault)
+            return
+        outcome, counters, answer = self.outcome, self._ingest.counters, self.caller.ok
+        counters.answers[self.terms.answers_key] += 1
+        counters.count(self.caller.target.output, outcome)
+        if outcome.delete_cookie:
+            answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
+        self.give(answer)
 
     @property
     def key_id(self) -> str:

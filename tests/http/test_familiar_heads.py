@@ -4,6 +4,7 @@ import base64
 import random
 
 import pytest
+from multidict import CIMultiDict
 
 from segsrv import Settings
 from segsrv.events.counters import Counters
@@ -12,23 +13,29 @@ from segsrv.http.caller import Caller, Callers
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
 from segsrv.http.front import heads as front_heads
-from segsrv.http.front.familiar import NAMES_MAX, Familiar
+from segsrv.http.front.familiar import MATTERING_NAMES, NAMES_MAX, Familiar
 from segsrv.http.front.heads import Heads
 from segsrv.http.paths import ingest_paths
+from segsrv.http.request import Request
 from segsrv.http.tally import Tally
 
 KEY, OTHER_KEY = "the-key", "another-key"
 PEER = b"127.0.0.1"
 KEY_LINE = "X-Write-Key: the-key"
 NO_HOST = "X-Host: x"
+TARGET = ingest_paths()["/v1/track"]
 
 
-def new_heads(**settings) -> Heads:
-    settings = Settings(write_key=(KEY, OTHER_KEY), **settings)
+def new_callers(settings) -> Callers:
     keys = settings.all_keys()
     address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
     keyring, cors, tally = Keyring(keys), Cors(keys), Tally(settings, Counters())
-    callers = Callers(settings, keyring, cors, address, tally)
+    return Callers(settings, keyring, cors, address, tally)
+
+
+def new_heads() -> Heads:
+    settings = Settings(write_key=(KEY, OTHER_KEY))
+    callers = new_callers(settings)
     return Heads(
         ingest_paths(),
         callers.of,
@@ -131,6 +138,30 @@ class TestWhatIsReadOnce:
         familiar = Familiar(name, ("transfer-encoding",))
         familiar.learn(head(KEY_LINE))
         assert familiar.essence(head(KEY_LINE)) is None
+
+    def test_all_that_is_read_matters(self):
+        """There is no other header that what comes of a head depends on."""
+        names = set()
+
+        class Recorder(CIMultiDict):
+            def get(self, name, default=None):
+                names.add(name.lower())
+                return super().get(name, default)
+
+            def getall(self, name, *default):
+                names.add(name.lower())
+                return super().getall(name, *default)
+
+            def __getitem__(self, name):
+                raise AssertionError(name)
+
+        settings = Settings(write_key=(KEY,), client_ip_header="x-real-ip")
+        callers = new_callers(settings)
+        for authorization in ("Bearer a", "Basic !"):
+            headers = Recorder({"Authorization": authorization})
+            callers.of(Request("POST", "/v1/track", "a=1", headers, "127.0.0.1"), TARGET)
+        assert "user-agent" in names
+        assert names - {"x-real-ip"} <= {name.decode() for name in MATTERING_NAMES}
 
 
 LINES = [

@@ -38,6 +38,8 @@ _READ = {
     )
 }
 _NEVER = frozenset((b"content-encoding",))
+MATTERING_NAMES = frozenset((*_READ, *_NEVER))
+"""Of all that is read, beside the header with the client's address."""
 
 
 class Familiar:

@@ -2,8 +2,9 @@
 
 llhttp, which aiohttp reads heads with too, reads a head once. The same head with another length is
 found again by a digest of its bytes without the digits of `Content-Length`, and of the sender's
-address. What a head says never changes while the server runs (keys, origins, trusted proxies and
-policies are settings, and those are read once), so an entry stays true for good.
+address; one that says the same in other bytes, by a digest of the lines that matter. What a head
+says never changes while the server runs (keys, origins, trusted proxies and policies are settings,
+and those are read once), so an entry stays true for good.
 
 Only a plain head is read here: one that no two readers of HTTP could read differently. Whatever is
 odd about another one, it is for aiohttp, which sees all of its bytes.
@@ -161,10 +162,14 @@ class Heads:
             self._older, self._newer, self._newer_bytes = self._newer, {}, 0
 
     def _read(self, peer: bytes, head: bytes) -> Caller | Visit | None:
+        """Read a head that is new, by what is known of one that says the same where that can be."""
         peer_text = peer.decode("utf-8", "surrogateescape")
         found = self._familiar.essence(head) if len(head) <= HEAD_BYTES_MAX else None
         if found is None:
-            return self._read_all(peer_text, head)
+            caller = self._read_all(peer_text, head)
+            if caller is not None:
+                self._familiar.learn(head)
+            return caller
         essence, forwarded = found
         hasher = self._essence_hasher.copy()
         hasher.update(essence)
@@ -183,7 +188,6 @@ class Heads:
         request = read_head(head, peer)
         if request is None:
             return None
-        self._familiar.learn(head)
         exact = self._targets.get(request.path)
         target = exact or self._targets.get(normalised(request.path))
         if target is None or request.method != "POST":

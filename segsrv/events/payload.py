@@ -24,12 +24,12 @@ class Payload:
     """The items of a body, not yet looked at one by one, and the fields that all of them share.
 
     All events of a batch hold the same `context` and `integrations`, so nobody may change these or
-    what is in them. `head` is the object that a batch was in, if any.
+    what is in them. `own_key` is the write key that a batch names beside its items.
     """
 
     items: list[Any]
     is_batch: bool
-    head: Event | None = None
+    own_key: str | None = None
     context: Event | None = None
     integrations: Event | None = None
     sent_at: Any = None
@@ -41,8 +41,8 @@ class Payload:
         Of a batch it is the first of its items that is asked when the batch has none: the browser
         SDK repeats it in each.
         """
-        if self.head is not None and (key := write_key_of(self.head)) is not None:
-            return key
+        if self.own_key is not None:
+            return self.own_key
         return next((key for item in self.items if (key := write_key_of(item))), None)
 
 
@@ -135,7 +135,7 @@ def _batch_payload(data: Event, batch: list[Any], shared_bytes_max: int) -> Payl
     return Payload(
         items=batch,
         is_batch=True,
-        head=data,
+        own_key=write_key_of(data),
         context=context,
         integrations=integrations,
         sent_at=sent_at,

@@ -170,7 +170,8 @@ class Board:
     @property
     def sinks_full(self) -> int:
         """Number of a sink, counted from 1, that lags too far for events to be taken; 0 if none."""
-        return int(self._words[_SINKS_FULL])
+        number: int = self._words[_SINKS_FULL]
+        return number
 
     @sinks_full.setter
     def sinks_full(self, number: int) -> None:

@@ -42,8 +42,11 @@ class Counters:
     set_aside: Counter[str] = field(default_factory=Counter)
 
     def count(self, output: Format, outcome: Outcome) -> None:
-        for kind, events in outcome.types.items():
-            self.events[output.name, kind] += events
+        if len(outcome.kinds) == 1:
+            self.events[output.name, outcome.kinds[0]] += 1
+        else:
+            for kind, events in outcome.types.items():
+                self.events[output.name, kind] += events
         if outcome.reasons:
             self.set_aside.update(outcome.reasons)
 

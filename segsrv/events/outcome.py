@@ -30,7 +30,6 @@ class Outcome:
         "lines",
         "reasons",
         "received_ms",
-        "types",
     )
 
     def __init__(self, received_ms: int = 0) -> None:
@@ -38,18 +37,14 @@ class Outcome:
         self.lines: list[bytes] = []
         self.ids: list[str] = []
         self.kinds: list[str] = []
-        self.types: dict[str, int] = {}
         self.dead_letters: list[bytes] = []
         self.reasons: dict[str, int] = {}
         self.delete_cookie = False
 
-    def count_types(self) -> None:
-        """Count `kinds`, once all are there."""
+    @property
+    def types(self) -> dict[str, int]:
         kinds = self.kinds
-        if len(kinds) == 1:
-            self.types = {kinds[0]: 1}
-            return
-        self.types = {kind: kinds.count(kind) for kind in set(kinds)}
+        return {kind: kinds.count(kind) for kind in set(kinds)}
 
 
 def refuse(

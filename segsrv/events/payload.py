@@ -24,15 +24,26 @@ class Payload:
     """The items of a body, not yet looked at one by one, and the fields that all of them share.
 
     All events of a batch hold the same `context` and `integrations`, so nobody may change these or
-    what is in them.
+    what is in them. `own_key` is the write key that a batch names beside its items.
     """
 
     items: list[Any]
     is_batch: bool
-    write_key: str | None = None
+    own_key: str | None = None
     context: Event | None = None
     integrations: Event | None = None
     sent_at: Any = None
+
+    @property
+    def write_key(self) -> str | None:
+        """The key that the body names, to be asked for while the items are there.
+
+        Of a batch it is the first of its items that is asked when the batch has none: the browser
+        SDK repeats it in each.
+        """
+        if self.own_key is not None:
+            return self.own_key
+        return next((key for item in self.items if (key := write_key_of(item))), None)
 
 
 def parse(
@@ -45,7 +56,7 @@ def parse(
         data = _in_one_go(_parse_tolerantly(body, error))
     # Where an array is how events are sent together, "batch" is a field like any other.
     if data.__class__ is dict and (takes_array or "batch" not in data):
-        return Payload([data], False, write_key_of(data))
+        return Payload([data], False)
     return _batch(data, batch_events_max, batch_shared_bytes_max, takes_array=takes_array)
 
 
@@ -76,14 +87,14 @@ def parsing(
     except orjson.JSONDecodeError as error:
         data = yield from _parse_tolerantly(body, error)
     if data.__class__ is dict and (takes_array or "batch" not in data):
-        return Payload([data], False, write_key_of(data))
+        return Payload([data], False)
     return _batch(data, batch_events_max, batch_shared_bytes_max, takes_array=takes_array)
 
 
 def _batch(data: Any, events_max: int, shared_bytes_max: int, *, takes_array: bool) -> Payload:
     if takes_array and data.__class__ is list:
         _check_length(data, events_max)
-        return Payload(data, is_batch=True, write_key=_write_key_of_items(data))
+        return Payload(data, is_batch=True)
     if data.__class__ is not dict:
         wanted = "object or array" if takes_array else "object"
         raise BadRequest(
@@ -104,9 +115,6 @@ def _check_length(batch: list[Any], events_max: int) -> None:
 
 
 def _batch_payload(data: Event, batch: list[Any], shared_bytes_max: int) -> Payload:
-    write_key = write_key_of(data)
-    if write_key is None:
-        write_key = _write_key_of_items(batch)
     context, integrations, sent_at = map(data.get, ("context", "integrations", "sentAt"))
     context = context if context.__class__ is dict else None
     integrations = integrations if integrations.__class__ is dict else None
@@ -127,7 +135,7 @@ def _batch_payload(data: Event, batch: list[Any], shared_bytes_max: int) -> Payl
     return Payload(
         items=batch,
         is_batch=True,
-        write_key=write_key,
+        own_key=write_key_of(data),
         context=context,
         integrations=integrations,
         sent_at=sent_at,
@@ -142,11 +150,6 @@ def _json_bytes(shared: Any, name: str) -> int:
         raise BadRequest(
             f'"{name}" of the batch is nested too deeply', code="nested_too_deeply"
         ) from error
-
-
-def _write_key_of_items(items: list[Any]) -> str | None:
-    """Return the first key of the items: the browser SDK repeats it in each item of a batch."""
-    return next((key for item in items if (key := write_key_of(item))), None)
 
 
 def write_key_of(item: Any) -> str | None:

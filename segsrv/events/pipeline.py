@@ -72,7 +72,6 @@ class Pipeline:
                 event_bytes_max,
                 outcome,
             )
-        outcome.count_types()
         return outcome
 
     def steps(
@@ -112,4 +111,3 @@ class Pipeline:
                 outcome,
             )
             yield
-        outcome.count_types()

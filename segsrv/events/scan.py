@@ -108,10 +108,15 @@ def check_ends(body: bytes) -> None:
         )
 
 
+def few_values_bytes(values_max: int) -> int:
+    """Return of how many bytes no body has more than *values_max* JSON values."""
+    # A value takes a byte, and another to keep it apart from the next.
+    return 2 * values_max
+
+
 def has_few_values(body: bytes, values_max: int) -> bool:
     """Say at once of most bodies that they have no more than *values_max* JSON values."""
-    # A value takes a byte, and another to keep it apart from the next.
-    return len(body) <= 2 * values_max or (
+    return len(body) <= few_values_bytes(values_max) or (
         body.count(b",") + body.count(b"[") + body.count(b"{") < values_max
     )
 

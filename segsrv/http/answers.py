@@ -95,7 +95,7 @@ class _OkHead:
         self._until_s = 0.0
         self._rendered = b""
 
-    def __call__(self) -> bytes:
+    def render(self) -> bytes:
         now_s = time.time()
         if now_s >= self._until_s or now_s < self._until_s - 1.0:
             self._until_s = int(now_s) + 1.0
@@ -107,4 +107,4 @@ class _OkHead:
         return self._rendered
 
 
-_ok_head = _OkHead()
+_ok_head = _OkHead().render

@@ -47,7 +47,8 @@ class Caller:
     """All that a head says; it may be kept for requests with the same head from the same peer.
 
     `key` is the head's own key, None where it has none and the body must name it. `fault` is why
-    the head alone is refused. `ok` is the answer to events that are stored.
+    the head alone is refused. `ok` is the answer to events that are stored. `own_terms` are
+    those of the head's own key, when they have been asked for.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class Caller:
         "key",
         "ok",
         "origin",
+        "own_terms",
         "target",
         "user_agent",
     )
@@ -76,7 +78,21 @@ class Caller:
         self.ip_policy: Policy = "keep"
         self.ok: Answer
         # By the key's id: there are no more than configured keys.
-        self._terms: dict[str, Terms] = {}
+        self._terms: dict[str, Terms] | None = None
+        self.own_terms: Terms | None = None
+
+    def terms_of(self, key: Key) -> Terms | None:
+        """Return what comes of this caller and *key*, if it was asked for before."""
+        if key is self.key:
+            return self.own_terms
+        return None if self._terms is None else self._terms.get(key.id)
+
+    def remember(self, key: Key, terms: Terms) -> Terms:
+        if key is self.key:
+            self.own_terms = terms
+        else:
+            self._terms = {**(self._terms or {}), key.id: terms}
+        return terms
 
     @property
     def kind(self) -> PathKind:
@@ -138,10 +154,22 @@ class Callers:
 
     def terms(self, caller: Caller, key: Key) -> Terms:
         """Return what comes of *caller* and *key*; nobody changes it."""
-        terms = caller._terms.get(key.id)  # noqa: SLF001
-        if terms is None:
-            terms = caller._terms[key.id] = self._terms(caller, key)  # noqa: SLF001
-        return terms
+        return caller.terms_of(key) or caller.remember(key, self._terms(caller, key))
+
+    def at(self, caller: Caller, peer: str, forwarded: str) -> Caller:
+        """Return what the head of *caller* says when it comes from elsewhere.
+
+        *forwarded* is what the header that names the client's address holds.
+        """
+        other = Caller(
+            caller.target,
+            address=self.client_address.said(peer, forwarded),
+            user_agent=caller.user_agent,
+            origin=caller.origin,
+        )
+        other.key, other.fault, other.ok = caller.key, caller.fault, caller.ok
+        other.cookie_policy, other.ip_policy = caller.cookie_policy, caller.ip_policy
+        return other
 
     def _terms(self, caller: Caller, key: Key) -> Terms:
         target = caller.target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from functools import lru_cache
+from socket import AF_INET, inet_ntop, inet_pton
 
 from multidict import istr
 
@@ -18,7 +19,8 @@ CHARS_CACHED_MAX = 256
 CHARS_MAX = 1_024
 """The end of a header that is looked at; proxies write there, clients can only prefix."""
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Hop = tuple[int, int, str]
+"""An address on the way: its IP version, its number, and its usual text."""
 
 
 class ClientAddress:
@@ -50,8 +52,11 @@ class ClientAddress:
     def of(self, request: Request) -> str:
         """Return the client's address as text, empty where the connection has none."""
         # A proxy may add a line of its own below the client's.
-        peer, lines = request.peer, request.headers.getall(self._header, ())
-        text = ",".join(lines)[-CHARS_MAX:]
+        return self.said(request.peer, ",".join(request.headers.getall(self._header, ())))
+
+    def said(self, peer: str, text: str) -> str:
+        """Return the address of a client behind *peer*, where *text* is what the header holds."""
+        text = text[-CHARS_MAX:]
         # Clients that no proxy vouches for can write what they like, and fill no cache with it.
         if not self._is_trusted_peer(peer):
             return peer
@@ -67,17 +72,17 @@ class ClientAddress:
         """
         if not self._is_trusted_peer(peer):
             return peer
-        client: Address | str = peer
+        client = peer
         # Commas part hops even inside of quotes: a quote that a client opens must not swallow what
         # a proxy appends.
         for part in reversed(header.split(",")[-HOPS_MAX:]):
             hop = self._hop(part)
             if hop is None:
                 break
-            client = hop
+            _version, _number, client = hop
             if not self._is_trusted(hop):
                 break
-        return str(client)
+        return client
 
     def _is_trusted_text(self, text: str) -> bool:
         try:
@@ -85,14 +90,17 @@ class ClientAddress:
         except ValueError:
             # A unix socket's peer has no address; only this machine can reach it.
             return text == ""
-        return self._is_trusted(_unmapped(address))
+        return self._is_trusted(_hop_at(address))
 
-    def _is_trusted(self, address: Address) -> bool:
-        number = int(address)
-        return any(number & mask == first for first, mask in self._trusted[address.version])
+    def _is_trusted(self, hop: Hop) -> bool:
+        version, number, _text = hop
+        for first, mask in self._trusted[version]:  # noqa: SIM110 - `any` takes twice as long.
+            if number & mask == first:
+                return True
+        return False
 
 
-def _forwarded_for(element: str) -> Address | None:
+def _forwarded_for(element: str) -> Hop | None:
     """Return the address of an RFC 7239 element's `for=`, None where it names none."""
     for pair in element.split(";"):
         name, _equals, value = pair.strip().partition("=")
@@ -101,20 +109,30 @@ def _forwarded_for(element: str) -> Address | None:
     return None
 
 
-def _address(text: str) -> Address | None:
+def _address(text: str) -> Hop | None:
     """Return the address of `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1` or `[2001:db8::1]:80`."""
+    text = text.strip()
+    try:
+        # Most are of this form, and `ipaddress` takes many times as long.
+        packed = inet_pton(AF_INET, text)
+    except (OSError, ValueError):
+        pass
+    else:
+        if inet_ntop(AF_INET, packed) == text:
+            return 4, int.from_bytes(packed, "big"), text
     # A zone (`fe80::1%eth0`) says something to the sender's machine only, and may be any text.
-    text = text.strip().partition("%")[0]
+    text = text.partition("%")[0]
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return _unmapped(ipaddress.ip_address(text))
+        return _hop_at(ipaddress.ip_address(text))
     except ValueError:
         return None
 
 
-def _unmapped(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 one stands for, if it does."""
-    return getattr(address, "ipv4_mapped", None) or address
+def _hop_at(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> Hop:
+    """Return what is known of *address*, or of the IPv4 one that it stands for, if it does."""
+    known = getattr(address, "ipv4_mapped", None) or address
+    return known.version, int(known), str(known)

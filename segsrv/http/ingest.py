@@ -14,7 +14,7 @@ from functools import partial
 from segsrv.errors import BadRequest, Overloaded, SegsrvError, ShuttingDown, Unavailable
 from segsrv.events import Outcome, Payload, Pipeline, parse, parsing
 from segsrv.events.counters import OK
-from segsrv.events.scan import check_values, has_few_values
+from segsrv.events.scan import check_values, few_values_bytes, has_few_values
 from segsrv.http import answers
 from segsrv.http.answers import DELETE_COOKIE_BODY, Answer
 from segsrv.http.auth import Keyring
@@ -61,15 +61,18 @@ class Ingest:
             timeout_s=settings.body_timeout_s,
         )
         self.caller: Callable[[Request, Target], Caller] = callers.of
+        self.caller_at: Callable[[Caller, str, str], Caller] = callers.at
         self._settings = settings
         self._keyring = keyring
         self._cors = cors
         self._pipeline = pipeline
         self._callers = callers
         self._tally = tally
-        self._counters = tally.counters
+        self.counters = tally.counters
         self._turns = Turns()
         self._values_max = settings.body_values_max
+        # Of so few bytes that is known without a look.
+        self._few_values_bytes = few_values_bytes(settings.body_values_max)
         self._batch_events_max = settings.batch_events_max
         self._batch_shared_bytes_max = settings.batch_shared_bytes_max
 
@@ -78,25 +81,23 @@ class Ingest:
 
         It gets the answer, which is counted, whatever happens; it must not raise.
         """
-        taking = _Taking(caller, give)
+        taking = _Taking(self, caller, give)
         if caller.fault is not None:
-            self._refuse(taking, caller.fault)
-        elif len(body) <= SMALL_BYTES_MAX and body.count(b"{") <= SMALL_OBJECTS_MAX:
+            self.refuse(taking, caller.fault)
+        elif len(body) <= SMALL_BYTES_MAX and _has_few_objects(body):
             try:
                 self._take_now(taking, body)
             except Exception as error:  # noqa: BLE001 - what it is, is told where it is answered.
-                self._refuse(taking, error)
+                self.refuse(taking, error)
         else:
             taking.held_bytes = len(body)
             try:
                 # Asked of whole bodies too: those whose clients have gone wait no less.
                 self.receiving.add(len(body))
             except Overloaded as error:
-                self._refuse(taking, error)
+                self.refuse(taking, error)
                 return
-            self._turns.add(
-                caller.address, self._steps(taking, body), partial(self._refuse, taking)
-            )
+            self._turns.add(caller.address, self._steps(taking, body), partial(self.refuse, taking))
 
     def refused(self, caller: Caller, fault: Exception) -> Answer:
         """Return the answer to a request whose head or body is refused, and count it."""
@@ -104,17 +105,19 @@ class Ingest:
 
     def swallowed(self, caller: Caller) -> Answer:
         """Return the answer to what SDKs report of themselves, and count it."""
-        self._counters.answers[OK, 200, caller.kind, ""] += 1
+        self.counters.answers[OK, 200, caller.kind, ""] += 1
         return caller.ok
 
     def _take_now(self, taking: _Taking, body: bytes) -> None:
-        commit = self._open_commit(body)
+        commit = self.commit
+        if commit is None or not body:
+            commit = self._open_commit(body)
         if taking.key is None:
             for _ in self._keyring.search(body):
                 pass
         # Asked before the work is done: what is stored has about the size of what was sent.
         commit.check_room(len(body))
-        if not has_few_values(body, self._values_max):
+        if len(body) > self._few_values_bytes and not has_few_values(body, self._values_max):
             for _ in check_values(body, self._values_max):
                 pass
         target = taking.caller.target
@@ -124,9 +127,9 @@ class Ingest:
             batch_shared_bytes_max=self._batch_shared_bytes_max,
             takes_array=target.takes_array,
         )
-        terms = self._terms(taking, payload)
-        outcome = self._pipeline.run(payload, terms.sender, target.output)
-        self._commit(commit, taking, terms, outcome)
+        self._find_terms(taking, payload)
+        taking.outcome = self._pipeline.run(payload, taking.terms.sender, target.output)
+        self._commit(commit, taking)
 
     def _steps(self, taking: _Taking, body: bytes) -> Generator[None, None, None]:
         """Do as `_take_now` does, in steps of which only one is long: the parser's."""
@@ -145,9 +148,10 @@ class Ingest:
             takes_array=target.takes_array,
         )
         yield
-        terms, outcome = self._terms(taking, payload), Outcome()
-        yield from self._pipeline.steps(payload, terms.sender, target.output, outcome)
-        self._commit(commit, taking, terms, outcome)
+        self._find_terms(taking, payload)
+        taking.outcome = outcome = Outcome()
+        yield from self._pipeline.steps(payload, taking.terms.sender, target.output, outcome)
+        self._commit(commit, taking)
 
     def _open_commit(self, body: bytes) -> GroupCommit:
         if self.commit is None:
@@ -156,23 +160,24 @@ class Ingest:
             raise BadRequest("the body is empty", code="invalid_json")
         return self.commit
 
-    def _terms(self, taking: _Taking, payload: Payload) -> Terms:
+    def _find_terms(self, taking: _Taking, payload: Payload) -> None:
         """Find the key of a body that is parsed, and refuse what is no event."""
         caller, key = taking.caller, taking.key
         if key is None:
             key = taking.key = self._keyring.from_body(payload.write_key)
             self._cors.check(key, caller.origin)
         check_shape(payload, caller.target)
-        return self._callers.terms(caller, key)
+        taking.terms = caller.own_terms or self._callers.terms(caller, key)
 
-    def _commit(self, commit: GroupCommit, taking: _Taking, terms: Terms, outcome: Outcome) -> None:
+    def _commit(self, commit: GroupCommit, taking: _Taking) -> None:
         if taking.held_bytes:
             self._let_go(taking)
+        outcome = taking.outcome
         lines = outcome.lines
         run = None
         if lines:
             run = facts.encode_request(
-                terms.key_id,
+                taking.terms.key_id,
                 taking.caller.target.output.name,
                 outcome.received_ms,
                 outcome.kinds,
@@ -180,27 +185,11 @@ class Ingest:
                 outcome.ids,
             )
         elif not outcome.dead_letters:
-            self._committed(taking, terms, outcome, None)
+            taking.committed(None)
             return
-        done = partial(self._committed, taking, terms, outcome)
-        commit.submit(lines, outcome.dead_letters, run, done)
+        commit.submit(lines, outcome.dead_letters, run, taking.committed)
 
-    def _committed(
-        self, taking: _Taking, terms: Terms, outcome: Outcome, fault: Unavailable | None
-    ) -> None:
-        """Answer when the events are safe, or for *fault* are not."""
-        if fault is not None:
-            self._refuse(taking, fault)
-            return
-        caller = taking.caller
-        self._counters.answers[terms.answers_key] += 1
-        self._counters.count(caller.target.output, outcome)
-        answer = caller.ok
-        if outcome.delete_cookie:
-            answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
-        taking.give(answer)
-
-    def _refuse(self, taking: _Taking, fault: Exception) -> None:
+    def refuse(self, taking: _Taking, fault: Exception) -> None:
         self._let_go(taking)
         taking.give(self._failed(taking.caller, taking.key_id, fault))
 
@@ -225,21 +214,45 @@ class Ingest:
             return answers.refusal(fault, caller.ok.headers, retry_after_s=retry_after_s)
         logger.error("request: failed by a fault of this server", exc_info=fault)
         told = SegsrvError("a fault of this server; it is in its log")
-        self._counters.answers[told.code, told.status, caller.kind, key_id] += 1
+        self.counters.answers[told.code, told.status, caller.kind, key_id] += 1
         return answers.refusal(told, caller.ok.headers)
 
 
 class _Taking:
-    """One body on its way to its answer; `held_bytes` of it wait, or waited, for a turn."""
+    """One body on its way to its answer; `held_bytes` of it wait, or waited, for a turn.
 
-    __slots__ = ("caller", "give", "held_bytes", "key")
+    `terms` are there when its key is known, and `outcome` when it has been worked on.
+    """
 
-    def __init__(self, caller: Caller, give: Give) -> None:
+    __slots__ = ("_ingest", "caller", "give", "held_bytes", "key", "outcome", "terms")
+
+    def __init__(self, ingest: Ingest, caller: Caller, give: Give) -> None:
+        self._ingest = ingest
         self.caller = caller
         self.give = give
         self.key = caller.key
         self.held_bytes = 0
+        self.terms: Terms
+        self.outcome: Outcome
+
+    def committed(self, fault: Unavailable | None) -> None:
+        """Answer when the events are safe, or for *fault* are not."""
+        if fault is not None:
+            self._ingest.refuse(self, fault)
+            return
+        outcome, counters, answer = self.outcome, self._ingest.counters, self.caller.ok
+        counters.answers[self.terms.answers_key] += 1
+        counters.count(self.caller.target.output, outcome)
+        if outcome.delete_cookie:
+            answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
+        self.give(answer)
 
     @property
     def key_id(self) -> str:
         return "" if self.key is None else self.key.id
+
+
+def _has_few_objects(body: bytes) -> bool:
+    # This finds one after the other, and no more of them; to count all takes three times as long.
+    few = body.replace(b"{", b"", SMALL_OBJECTS_MAX + 1)
+    return len(body) - len(few) <= SMALL_OBJECTS_MAX

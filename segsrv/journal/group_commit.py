@@ -198,7 +198,7 @@ class GroupCommit:
             Unavailable: There is no room in memory or in the journal, or the server is stopping.
 
         """
-        size = sum(map(len, lines)) + sum(map(len, dead_letters)) + len(run or b"")
+        size = sum(map(len, (*lines, *dead_letters))) + len(run or b"")
         if self._is_closed:
             raise ShuttingDown("the server is shutting down")
         if size > self._request_bytes_max:

@@ -130,13 +130,24 @@ class Front:
         self.receiving = Receiving(
             body_bytes_max=BODY_BYTES_MAX, reading_bytes_max=READING_BYTES_MAX, timeout_s=30
         )
-        self.heads = Heads(ingest_paths(), self._caller, body_bytes_max=BODY_BYTES_MAX)
+        self.heads = Heads(
+            ingest_paths(),
+            self._caller,
+            self._caller_at,
+            forwarded_name="x-forwarded-for",
+            body_bytes_max=BODY_BYTES_MAX,
+        )
         self.answers_at_once = False
 
     def _caller(self, request, target):
         caller = Caller(target, address=request.peer, user_agent="", origin=None)
         caller.ok = answers.ok()
         return caller
+
+    def _caller_at(self, caller, peer, _forwarded):
+        other = Caller(caller.target, address=peer, user_agent="", origin=None)
+        other.ok = caller.ok
+        return other
 
     def take(self, caller, body, give):
         self.taken.append((caller, body, give))

@@ -17,10 +17,11 @@ from segsrv.http.auth import Keyring
 from segsrv.http.caller import Callers
 from segsrv.http.client_address import ClientAddress
 from segsrv.http.cors import Cors
-from segsrv.http.ingest import Ingest
+from segsrv.http.ingest import SMALL_BYTES_MAX, SMALL_OBJECTS_MAX, Ingest
 from segsrv.http.paths import ingest_paths
 from segsrv.http.request import Request
 from segsrv.http.tally import Tally
+from segsrv.settings import Key
 from tests.waiting import until
 
 KEY = "the-key"
@@ -146,6 +147,36 @@ class TestAnswers:
         assert server.ingest.receiving.bytes == 0
         server.commit.end()
         assert server.told() == [(200, None)] * 3
+
+    async def test_which_bodies_take_turns(self):
+        """Those of more bytes or opening braces than are worked on in about a millisecond."""
+        server = Server()
+        # Its own brace is one of them.
+        server.post(batch(SMALL_OBJECTS_MAX - 1))
+        server.post({"batch": [{"type": "track", "event": "a" * 15_000}]})
+        assert len(server.commit.held) == 2
+        server.post(batch(SMALL_OBJECTS_MAX))
+        server.post({"batch": [{"type": "track", "event": "a" * SMALL_BYTES_MAX}]})
+        assert len(server.commit.held) == 2
+        await answered(server, 4)
+
+    def test_the_key_of_each_body_counts(self):
+        """Of a head that may stand before any body, what comes of one key is not another's."""
+        server = Server(keys=(Key(id="one", secret="s1"), Key(id="two", secret="s2")))
+        request = Request("POST", "/v1/batch", "", CIMultiDict({"Host": "a"}), "203.0.113.9")
+        caller = server.ingest.caller(request, TARGETS["/v1/batch"])
+        for key in ("s1", "s2", "s1"):
+            body = json.dumps({**batch(1), "writeKey": key}).encode()
+            server.ingest.take(caller, body, server.answers.append)
+        lines = [
+            json.loads(line) for lines, _letters, _done in server.commit.held for line in lines
+        ]
+        assert [line["api_key"] for line in lines] == ["s1", "s2", "s1"]
+        server.commit.end()
+        assert server.counters.answers == {
+            (OK, 200, "batch", "one"): 2,
+            (OK, 200, "batch", "two"): 1,
+        }
 
     async def test_bodies_that_wait_for_their_turn_are_limited(self):
         """Who sent them may be gone, and come with more: no number of clients limits them."""

@@ -25,7 +25,7 @@ async def test_what_was_parsed_is_gone_before_the_commit_ends(
     parse, parsing, payloads, commits = ingest.parse, ingest.parsing, [], []
 
     def watched(plain):
-        payload = Watched(items=plain.items, is_batch=plain.is_batch, write_key=plain.write_key)
+        payload = Watched(items=plain.items, is_batch=plain.is_batch, own_key=plain.own_key)
         payloads.append(weakref.ref(payload))
         return payload
 

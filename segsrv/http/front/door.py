@@ -227,8 +227,8 @@ class Door(asyncio.Protocol):
         return stop
 
     def _take(self, caller: Caller, body: bytes) -> None:
-        self._has_large = self._has_large or len(body) > limits.LARGE_BYTES
-        exchange = Exchange(self._answered)
+        self._has_large |= len(body) > limits.LARGE_BYTES
+        exchange = Exchange(self)
         self._exchanges.append(exchange)
         self._front.take(caller, body, exchange.give)
 
@@ -341,7 +341,7 @@ class Door(asyncio.Protocol):
 
     # Answers and guests.
 
-    def _answered(self) -> None:
+    def answered(self) -> None:
         """Write the answers that are there, in the order of the requests."""
         exchanges, transport = self._exchanges, self._transport
         while exchanges and (answer := exchanges[0].answer) is not None:

@@ -35,7 +35,13 @@ class Front:
         self.loop = loop
         self.take = ingest.take
         self.receiving = ingest.receiving
-        self.heads = Heads(ingest_paths(), ingest.caller, body_bytes_max=settings.body_bytes_max)
+        self.heads = Heads(
+            ingest_paths(),
+            ingest.caller,
+            ingest.caller_at,
+            forwarded_name=settings.client_ip_header,
+            body_bytes_max=settings.body_bytes_max,
+        )
         self.idle_s = settings.keepalive_timeout_s
         self.slow_s = min(SLOW_S, SLOW_SHARE * min(self.idle_s, settings.body_timeout_s))
         self._server = server

@@ -2,8 +2,9 @@
 
 llhttp, which aiohttp reads heads with too, reads a head once. The same head with another length is
 found again by a digest of its bytes without the digits of `Content-Length`, and of the sender's
-address. What a head says never changes while the server runs (keys, origins, trusted proxies and
-policies are settings, and those are read once), so an entry stays true for good.
+address; one that says the same in other bytes, by a digest of the lines that matter. What a head
+says never changes while the server runs (keys, origins, trusted proxies and policies are settings,
+and those are read once), so an entry stays true for good.
 
 Only a plain head is read here: one that no two readers of HTTP could read differently. Whatever is
 odd about another one, it is for aiohttp, which sees all of its bytes.
@@ -22,6 +23,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from multidict import CIMultiDict, istr
 
 from segsrv.http.caller import Caller
+from segsrv.http.front.familiar import Familiar
 from segsrv.http.paths import Target, normalised
 from segsrv.http.request import Request
 
@@ -39,7 +41,7 @@ NAME_BYTES_CACHED_MAX = 64
 
 # Exactly as nearly all clients write it: in another form it is found when the head is read, and
 # such a head is aiohttp's. Ten digits fit any reader's integer.
-_LENGTH = re.compile(rb"\r\ncontent-length: ([0-9]{1,10})\r\n", re.IGNORECASE)
+_find_length = re.compile(rb"\r\ncontent-length: ([0-9]{1,10})\r\n", re.IGNORECASE).search
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 # Each says something of how the body is framed or what happens to the connection.
 _ODD = frozenset(
@@ -94,21 +96,29 @@ CONTENT_ENCODING = istr("Content-Encoding")
 class Heads:
     """Knows what the latest heads said, in bounded memory, by digests that reveal nothing of them.
 
-    *targets* are those of exact paths; *find_caller* is `Ingest.caller`.
+    *targets* are those of exact paths; *find_caller* is `Ingest.caller`, and *move_caller*
+    `Ingest.caller_at`, which looks for the client's address in the header *forwarded_name*.
     """
 
     def __init__(
         self,
         targets: Mapping[str, Target],
         find_caller: Callable[[Request, Target], Caller],
+        move_caller: Callable[[Caller, str, str], Caller],
         *,
+        forwarded_name: str,
         body_bytes_max: int,
     ) -> None:
         self._targets = {path: target for path, target in targets.items() if "{" not in path}
         self._find_caller = find_caller
+        self._move_caller = move_caller
+        self._familiar = Familiar(forwarded_name, _ODD)
         self._body_bytes_max = body_bytes_max
         # With a key of this process, nobody can make two heads that have the same digest.
         self._hasher = blake2b(key=os.urandom(32), digest_size=DIGEST_BYTES)
+        # The key's block is hashed as soon as a byte follows: here, and not for each head.
+        self._hasher.update(b"\n")
+        self._essence_hasher = blake2b(key=os.urandom(32), digest_size=DIGEST_BYTES)
         # Entries that are used stay: the older half is forgotten when the newer one is full.
         self._newer: dict[bytes, Caller | Visit] = {}
         self._older: dict[bytes, Caller | Visit] = {}
@@ -125,7 +135,7 @@ class Heads:
         The head is *data* from *start* to *end*, where its empty line begins. *peer* is the address
         that the connection comes from.
         """
-        found = _LENGTH.search(data, start, end + 2)
+        found = _find_length(data, start, end + 2)
         if found is None:
             # It has no body, or a length in an unusual form.
             head = read_head(data[start : end + 4], "")
@@ -152,7 +162,30 @@ class Heads:
             self._older, self._newer, self._newer_bytes = self._newer, {}, 0
 
     def _read(self, peer: bytes, head: bytes) -> Caller | Visit | None:
-        request = read_head(head, peer.decode("utf-8", "surrogateescape"))
+        """Read a head that is new, by what is known of one that says the same where that can be."""
+        peer_text = peer.decode("utf-8", "surrogateescape")
+        found = self._familiar.essence(head) if len(head) <= HEAD_BYTES_MAX else None
+        if found is None:
+            caller = self._read_all(peer_text, head)
+            if caller is not None:
+                self._familiar.learn(head)
+            return caller
+        essence, forwarded = found
+        hasher = self._essence_hasher.copy()
+        hasher.update(essence)
+        digest = hasher.digest()
+        like = self._newer.get(digest)
+        if like is None:
+            like = self._older.pop(digest, None) or self._read_all(peer_text, head)
+            if not isinstance(like, Caller):
+                return like
+            self._keep(digest, like, len(essence))
+        if not isinstance(like, Caller):
+            return like
+        return self._move_caller(like, peer_text, forwarded.decode("ascii"))
+
+    def _read_all(self, peer: str, head: bytes) -> Caller | Visit | None:
+        request = read_head(head, peer)
         if request is None:
             return None
         exact = self._targets.get(request.path)

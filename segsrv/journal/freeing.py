@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -44,7 +45,7 @@ async def elsewhere(thread: LogThread, release: Callable[[Kept], bool]) -> bool:
         return await thread.call(partial(release, kept))
     finally:
         if kept:
-            await asyncio.to_thread(_close, kept)
+            await _closed(kept)
 
 
 def keep(segments: Iterable[Segment], kept: Kept) -> None:
@@ -52,6 +53,25 @@ def keep(segments: Iterable[Segment], kept: Kept) -> None:
     for segment in segments:
         with contextlib.suppress(OSError):
             kept.append(OpenFile(segment.file))
+
+
+async def _closed(kept: Kept) -> None:
+    loop = asyncio.get_running_loop()
+    closed: asyncio.Future[None] = loop.create_future()
+
+    def settle() -> None:
+        if not closed.done():
+            closed.set_result(None)
+
+    def work() -> None:
+        _close(kept)
+        # Nobody waits on a loop that was closed.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle)
+
+    # The end of a process never waits for a disk that hangs.
+    threading.Thread(target=work, name="segsrv-freeing", daemon=True).start()
+    await closed
 
 
 def _close(kept: Kept) -> None:

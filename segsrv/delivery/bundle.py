@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, groupby
@@ -56,6 +57,11 @@ class Bundle:
     def ends(self) -> Ends:
         """Up to where the journals of these events are delivered once these are."""
         return {span.journal_id: (*span.end,) for span in self.spans.values()}
+
+    @property
+    def size(self) -> int:
+        """How much of the journals it takes, up to the frame that it may end in."""
+        return sum(span.end.position - span.start.position for span in self.spans.values())
 
     def batch_id(self, salt: str = "", now_ms: int = 0) -> str:
         """Return what names exactly this part of these journals; without *salt*, of these only.
@@ -154,14 +160,16 @@ def read(sources: Sequence[Source], marks: Mapping[str, Mark], limits: Limits) -
     found: dict[str, list[Slice]] = {}
     bytes_left, events_left = limits.bytes_max, limits.events_max
     grown = [source for source in sources if source.end > marks[source.name].position]
-    step = max(limits.step_bytes // max(len(grown), 1), 1) if limits.step_bytes else bytes_left
+    step_left = limits.step_bytes or sys.maxsize
+    piece = max(step_left // max(len(grown), 1), 1)
     for index, source in enumerate(grown):
-        if events_left <= 0 or (bytes_left <= 0 and found):
+        if events_left <= 0 or step_left <= 0 or (bytes_left <= 0 and found):
             break
         mark = marks[source.name]
         share = max(bytes_left // (len(grown) - index), 1)
         events_share = max(events_left // (len(grown) - index), 1)
-        chunk = source.read(mark.position, bytes_max=min(share, step))
+        chunk = source.read(mark.position, bytes_max=min(share, piece))
+        step_left -= chunk.end - chunk.start
         end = Mark(chunk.end)
         for frame in chunk.frames:
             low = mark.skip if frame.position == mark.position else 0

@@ -98,10 +98,12 @@ class TestRead:
         assert len(found) == 300
 
     def test_a_frame_that_is_larger_than_a_step_is_read_once(self, sources):
-        """Cut to size, it would be read and checked from its start for each piece."""
-        lines = append_batch(log_of(sources[0]), *range(500))
-        limits = Limits(1_000, MIB, 0, step_bytes=900)
-        assert lines_of(bundles.read(sources, starts(sources), limits)) == lines
+        """Cut to size, it would be read from its start for each piece; it is enough by itself."""
+        frames = [append_batch(log_of(source), *range(500)) for source in sources]
+        limits = Limits(10_000, MIB, 0, step_bytes=900)
+        for turn, lines in enumerate(frames):
+            turned = sources[turn:] + sources[:turn]
+            assert lines_of(bundles.read(turned, starts(sources), limits)) == lines
 
     def test_a_step_takes_no_more_than_a_batch(self, sources):
         """Settings may ask for batches that are smaller than a step."""

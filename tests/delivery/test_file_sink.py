@@ -76,6 +76,18 @@ class TestFiles:
         assert max(sizes) <= STEP_BYTES
         assert [batch.events for batch, _placement in memory.sent] == [60]
 
+    async def test_what_a_step_left_does_not_wait_for_more(self, tmp_path):
+        """Events wait for their interval once, however many steps they take."""
+        with contextlib.closing(open_log(tmp_path)) as log:
+            line = b'{"text":"%s"}\n' % (b"x" * 50_000)
+            for _frame in range(25):
+                log.append(line, 1)
+            sink = FileSink(tmp_path / "events")
+            options = {"flush_bytes_max": 8 * MIB, "flush_interval_s": 1_000.0}
+            async with shipping(tmp_path, log, sink, **options) as shipper:
+                await until(lambda: not shipper.lag_bytes)
+        assert stored(tmp_path) == [line] * 25
+
     async def test_the_disk_is_told_to_begin_long_before_the_sync(self, tmp_path, monkeypatch):
         """Each page once, of every file and after a restart too: little is left for the sync."""
         begun: dict[str, int] = {}

@@ -1,11 +1,20 @@
-"""Files and folders get the mode that they should have, whatever the umask."""
+"""Files and folders get their mode whatever the umask, and files what is written to them."""
 
 import os
 import stat
 
 import pytest
 
-from segsrv.files import make_dir, open_file, replace_file, set_dir_mode, write_all, write_all_at
+from segsrv import files
+from segsrv.files import (
+    begin_writeback,
+    make_dir,
+    open_file,
+    replace_file,
+    set_dir_mode,
+    write_all,
+    write_all_at,
+)
 
 NEW = os.O_CREAT | os.O_WRONLY
 
@@ -122,3 +131,25 @@ class TestWritesAtAPlace:
         monkeypatch.setattr(os, "pwritev", lambda *_arguments: 0)
         with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="nothing more"):
             write_all_at(file.fileno(), [b"1"], 0)
+
+
+class TestWriteback:
+    def test_it_is_begun_where_that_is_possible(self, tmp_path):
+        """What is in the file stays as it is; of what can't be told so, nothing is asked."""
+        with (tmp_path / "file").open("w+b", buffering=0) as file:
+            file.write(b"x" * 10_000)
+            begin_writeback(file.fileno(), 0, 8_192)
+            file.seek(0)
+            assert file.read() == b"x" * 10_000
+        reader, writer = os.pipe()
+        try:
+            begin_writeback(writer, 0, 4_096)
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def test_other_systems_go_without(self, tmp_path, monkeypatch):
+        """It saves time, and nothing hangs on it."""
+        monkeypatch.setattr(files, "_sync_file_range", None)
+        with (tmp_path / "file").open("w+b") as file:
+            begin_writeback(file.fileno(), 0, 4_096)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, chain, groupby
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ ID_CHARS = 24
 TIME_CHARS = 12
 PART_ID_CHARS = 8
 UNSAVED_BYTES_MAX = 32 << 20
+STEP_BYTES = 512 << 10
+"""What a `Writer` gets at once, unless a frame is larger. Of 8 MiB each byte costs twice as much,
+since no cache holds them, and requests wait meanwhile.
+"""
 
 
 class Slice(NamedTuple):
@@ -53,6 +58,11 @@ class Bundle:
         """Up to where the journals of these events are delivered once these are."""
         return {span.journal_id: (*span.end,) for span in self.spans.values()}
 
+    @property
+    def size(self) -> int:
+        """How much of the journals it takes, up to the frame that it may end in."""
+        return sum(span.end.position - span.start.position for span in self.spans.values())
+
     def batch_id(self, salt: str = "", now_ms: int = 0) -> str:
         """Return what names exactly this part of these journals; without *salt*, of these only.
 
@@ -71,13 +81,24 @@ class Bundle:
 class Limits:
     """How much goes to a sink at once, and how long an event may wait for more.
 
-    Of a sink with a `Writer`, `unsaved_bytes_max` of the journals go before the cursor is saved.
+    With `step_bytes` no more than that is read at once, unless a frame is larger. Of a sink with a
+    `Writer`, `unsaved_bytes_max` of the journals go before the cursor is saved.
     """
 
     events_max: int
     bytes_max: int
     interval_s: float
     unsaved_bytes_max: int = UNSAVED_BYTES_MAX
+    step_bytes: int = 0
+
+    @property
+    def enough_bytes(self) -> int:
+        """How much has to be there to be sent without waiting for more."""
+        return min(self.step_bytes or self.bytes_max, self.bytes_max)
+
+    def in_steps(self) -> Limits:
+        """Return these for a sink that has a `Writer`."""
+        return replace(self, step_bytes=STEP_BYTES)
 
 
 @dataclass(slots=True, frozen=True)
@@ -139,13 +160,16 @@ def read(sources: Sequence[Source], marks: Mapping[str, Mark], limits: Limits) -
     found: dict[str, list[Slice]] = {}
     bytes_left, events_left = limits.bytes_max, limits.events_max
     grown = [source for source in sources if source.end > marks[source.name].position]
+    step_left = limits.step_bytes or sys.maxsize
+    piece = max(step_left // max(len(grown), 1), 1)
     for index, source in enumerate(grown):
-        if events_left <= 0 or (bytes_left <= 0 and found):
+        if events_left <= 0 or step_left <= 0 or (bytes_left <= 0 and found):
             break
         mark = marks[source.name]
         share = max(bytes_left // (len(grown) - index), 1)
         events_share = max(events_left // (len(grown) - index), 1)
-        chunk = source.read(mark.position, bytes_max=share)
+        chunk = source.read(mark.position, bytes_max=min(share, piece))
+        step_left -= chunk.end - chunk.start
         end = Mark(chunk.end)
         for frame in chunk.frames:
             low = mark.skip if frame.position == mark.position else 0

@@ -91,11 +91,12 @@ class Flow:
         stats: ShipperStats,
         save: Callable[[], Awaitable[None]],
     ) -> bool:
-        """Send one batch, and *save* the cursor once in a while; return whether it was a full one.
+        """Send one batch, and *save* the cursor once in a while; return whether it left something.
 
         *sources* are read in this order.
         """
-        standing, done = self._standing, await self._step(sources, marks)
+        standing = self._standing
+        lag_bytes, done = standing.lag_bytes, await self._step(sources, marks)
         standing.placement = done.placement
         if done.bundle is None:
             # Neither slot may speak of what lies before.
@@ -109,7 +110,7 @@ class Flow:
         is_large = standing.unsaved_bytes > self._limits.unsaved_bytes_max
         if is_large or standing.is_due or (self._judge is not None and self._judge.is_due):
             await save()
-        return done.bundle.events >= self._limits.events_max
+        return done.bundle.events >= self._limits.events_max or 0 < done.bundle.size < lag_bytes
 
     async def secure(self) -> None:
         """Make safe what was sent, so that the cursor may say so."""

@@ -68,7 +68,8 @@ class Shipper:
         self.on_waiting: Callable[[], None] = lambda: None
         self.on_advance: Callable[[], object] = lambda: None
         self.standing = Standing(name, sources, cursor, guard)
-        self._limits = limits
+        writer: Writer | None = getattr(sink, "writer", None)
+        self._limits = limits = limits if writer is None else limits.in_steps()
         self._picks = picks or Filter()
         self.judge = judge
         self._inherit = inherit
@@ -76,7 +77,6 @@ class Shipper:
         self._salt = secrets.token_hex(SALT_BYTES)
         self._has_asked = False
         self._oldest_ms = self._turn = 0
-        writer: Writer | None = getattr(sink, "writer", None)
         self._flow = None
         if writer is not None:
             self._flow = Flow(
@@ -301,7 +301,7 @@ class Shipper:
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
         self.is_waiting = False
         self.on_waiting()
-        if self.lag_bytes < self._limits.bytes_max and not self._is_behind:
+        if self.lag_bytes < self._limits.enough_bytes and not self._is_behind:
             # A stop ends this wait at once: the grace period is for sending.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), self._limits.interval_s)

@@ -29,7 +29,7 @@ from segsrv.errors import (
     ShuttingDown,
     Unavailable,
 )
-from segsrv.journal import facts
+from segsrv.journal import facts, freeing
 from segsrv.journal.commit_stats import CommitStats
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group import Done, Group
@@ -44,7 +44,6 @@ GATHER_S = 0.0005
 """Under full load, requests that come so soon after the first share its commit: a commit costs the
 processor as much as several small requests. A loop with nothing to do begins one at once."""
 PROBE_INTERVAL_S = 1.0
-RELEASED_FILES_MAX = 8
 SLOW_S = 0.5
 """A disk that takes longer may hang, and who asks whether events are taken should know."""
 
@@ -241,13 +240,14 @@ class GroupCommit:
         """
         if self.held_bytes > self._journal_bytes_max:
             retention_s = 0.0
-        # A few at a time: commits wait for the same thread.
-        while await self._thread.call(partial(self._release, position, retention_s)):
+        while await freeing.elsewhere(self._thread, partial(self._release, position, retention_s)):
             pass
 
-    def _release(self, position: int, retention_s: float) -> bool:
+    def _release(self, position: int, retention_s: float, kept: freeing.Kept) -> bool:
         self._delivered = max(position, self._delivered)
-        return self.log.release(position, retention_s=retention_s, files_max=RELEASED_FILES_MAX)
+        oldest = self.log.segments[: freeing.FILES_MAX]
+        freeing.keep((segment for segment in oldest if segment.end <= position), kept)
+        return self.log.release(position, retention_s=retention_s, files_max=freeing.FILES_MAX)
 
     async def finish(self) -> None:
         """Refuse new events and commit what is queued."""

@@ -80,6 +80,39 @@ class TestRead:
             assert [line for line in found if line in set(lines)] == lines
         assert len(found) == sum(map(len, expected.values()))
 
+    def test_no_more_than_a_step_is_read(self, sources):
+        """A writer gets little at once, of each journal a share, and misses nothing."""
+        expected = {source.name: [] for source in sources}
+        for number in range(300):
+            source = sources[0] if number < 100 else sources[number % 3]
+            expected[source.name] += append_batch(log_of(source), number)
+        marks, found, limits = starts(sources), [], Limits(1_000, MIB, 0, step_bytes=900)
+        while (bundle := bundles.read(sources, marks, limits)).spans:
+            assert sum(map(len, lines_of(bundle))) <= 900
+            grown = {s.name for s in sources if s.end > marks[s.name].position}
+            assert bundle.spans.keys() == grown
+            found += lines_of(bundle)
+            marks |= {name: span.end for name, span in bundle.spans.items()}
+        for lines in expected.values():
+            assert [line for line in found if line in set(lines)] == lines
+        assert len(found) == 300
+
+    def test_a_frame_that_is_larger_than_a_step_is_read_once(self, sources):
+        """Cut to size, it would be read from its start for each piece; it is enough by itself."""
+        frames = [append_batch(log_of(source), *range(500)) for source in sources]
+        limits = Limits(10_000, MIB, 0, step_bytes=900)
+        for turn, lines in enumerate(frames):
+            turned = sources[turn:] + sources[:turn]
+            assert lines_of(bundles.read(turned, starts(sources), limits)) == lines
+
+    def test_a_step_takes_no_more_than_a_batch(self, sources):
+        """Settings may ask for batches that are smaller than a step."""
+        append_batch(log_of(sources[0]), *range(500))
+        limits = Limits(1_000, 400, 0).in_steps()
+        assert limits.enough_bytes == 400
+        bundle = bundles.read(sources, starts(sources), limits)
+        assert 0 < sum(map(len, lines_of(bundle))) <= 400
+
     def test_events_are_shared_as_bytes_are(self, sources):
         """A journal with more than a batch full of events leaves room for the others' too."""
         for source in sources:

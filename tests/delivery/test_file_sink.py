@@ -1,6 +1,7 @@
 """The file sink: every event once whatever step a crash hits, and files that are never harmed."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 from datetime import timedelta
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from segsrv.delivery.bundle import STEP_BYTES
 from segsrv.delivery.cursor import CursorFile
 from segsrv.errors import SinkUnavailable
 from segsrv.files import write_all
@@ -16,11 +18,13 @@ from segsrv.sinks.file import sink as file_module
 from segsrv.sinks.file import writer as file_writer
 from segsrv.sinks.file.sink import FileSink
 from segsrv.sinks.file.upkeep import Upkeep
-from tests.delivery.shipping import append, open_log, shipping
+from segsrv.sinks.file.writer import PAGE_BYTES, WRITEBACK_BYTES, FileWriter
+from tests.delivery.shipping import MemorySink, append, open_log, shipping
 from tests.delivery.stored_files import (
     MIB,
     NOON,
     batch,
+    files,
     names,
     of_lines,
     put,
@@ -48,6 +52,68 @@ class TestFiles:
         files = list((tmp_path / "events").glob("**/*.ndjson"))
         assert [file.parent.name for file in files] == ["2026-11-23"]
         assert stored(tmp_path) == [b'{"n":1}\n', b'{"n":2}\n', b'{"n":3}\n']
+
+    async def test_it_gets_little_at_once(self, tmp_path, monkeypatch):
+        """A large piece keeps requests waiting; a sink of batches still gets large ones."""
+        with contextlib.closing(open_log(tmp_path)) as log:
+            line = b'{"text":"%s"}\n' % (b"x" * 50_000)
+            for _frame in range(60):
+                log.append(line, 1)
+            sizes, append_parts = [], FileWriter.append
+
+            def note(writer, parts, last):
+                sizes.append(sum(map(len, parts)))
+                return append_parts(writer, parts, last)
+
+            monkeypatch.setattr(FileWriter, "append", note)
+            sink = FileSink(tmp_path / "events")
+            async with shipping(tmp_path / "a", log, sink, flush_bytes_max=8 * MIB) as shipper:
+                await until(lambda: not shipper.lag_bytes)
+            memory = MemorySink()
+            async with shipping(tmp_path / "b", log, memory, flush_bytes_max=8 * MIB) as shipper:
+                await until(lambda: not shipper.lag_bytes)
+        assert stored(tmp_path) == [line] * 60
+        assert max(sizes) <= STEP_BYTES
+        assert [batch.events for batch, _placement in memory.sent] == [60]
+
+    async def test_what_a_step_left_does_not_wait_for_more(self, tmp_path):
+        """Events wait for their interval once, however many steps they take."""
+        with contextlib.closing(open_log(tmp_path)) as log:
+            line = b'{"text":"%s"}\n' % (b"x" * 50_000)
+            for _frame in range(25):
+                log.append(line, 1)
+            sink = FileSink(tmp_path / "events")
+            options = {"flush_bytes_max": 8 * MIB, "flush_interval_s": 1_000.0}
+            async with shipping(tmp_path, log, sink, **options) as shipper:
+                await until(lambda: not shipper.lag_bytes)
+        assert stored(tmp_path) == [line] * 25
+
+    async def test_the_disk_is_told_to_begin_long_before_the_sync(self, tmp_path, monkeypatch):
+        """Each page once, of every file and after a restart too: little is left for the sync."""
+        begun: dict[str, int] = {}
+
+        def note(fd, offset, size):
+            name = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+            assert offset >= begun.get(name, 0)
+            assert offset - begun.get(name, 0) <= WRITEBACK_BYTES + STEP_BYTES
+            assert size >= WRITEBACK_BYTES - PAGE_BYTES
+            assert (offset + size) % PAGE_BYTES == 0
+            begun[name] = offset + size
+
+        monkeypatch.setattr(file_writer, "begin_writeback", note)
+        line = b'{"text":"%s"}\n' % (b"x" * 50_000)
+        with contextlib.closing(open_log(tmp_path)) as log:
+            for _start in range(2):
+                for _frame in range(60):
+                    log.append(line, 1)
+                sink = FileSink(tmp_path / "events", file_bytes_max=4 * MIB)
+                async with shipping(tmp_path, log, sink, flush_bytes_max=8 * MIB) as shipper:
+                    await until(lambda shipper=shipper: not shipper.lag_bytes)
+        assert stored(tmp_path) == [line] * 120
+        sizes = {str(file): file.stat().st_size for file in files(tmp_path)}
+        assert len(sizes) == 2
+        for name, size in sizes.items():
+            assert size - begun.get(name, 0) <= WRITEBACK_BYTES + STEP_BYTES
 
     async def test_a_new_day_begins_a_new_file(self, tmp_path, sink, monkeypatch):
         """After midnight UTC events go to the next day's folder."""

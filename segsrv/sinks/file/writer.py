@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from segsrv.errors import SinkUnavailable
-from segsrv.files import make_dir, open_file, sync_dir, write_all
+from segsrv.files import begin_writeback, make_dir, open_file, sync_dir, write_all
 from segsrv.sinks.base import Lines, Placement
 from segsrv.sinks.file.names import (
     MARK_BYTES,
@@ -37,6 +37,10 @@ from segsrv.sinks.file.open_files import OpenFiles
 from segsrv.sinks.file.tail import FileTail
 
 TICK = timedelta(microseconds=1)
+WRITEBACK_BYTES = 512 << 10
+"""After so much the disk is told to begin: at 10 MB/s a sync a second kept it busy for 10 ms, in
+which no commit went down."""
+PAGE_BYTES = 4_096
 
 
 class FileWriter:
@@ -67,6 +71,8 @@ class FileWriter:
         self._fd = -1
         self._is_unsynced = False
         self._is_cut = False
+        # Up to here the disk was told to write the file that is open; None where it was not.
+        self._begun: int | None = None
         self._name = ""
         self._until = datetime.min.replace(tzinfo=UTC)
         self._order: list[str] = []
@@ -276,6 +282,16 @@ class FileWriter:
                 self._is_cut = True
                 self.place = place
             raise
+        self._begin_writeback(place["offset"], place["offset"] + sum(map(len, parts)))
+
+    def _begin_writeback(self, offset: int, end: int) -> None:
+        if self._begun is None or self._begun > offset:
+            self._begun = offset
+        # Not the last page, which what follows writes to.
+        end -= end % PAGE_BYTES
+        if end - self._begun >= WRITEBACK_BYTES:
+            begin_writeback(self._fd, self._begun, end - self._begun)
+            self._begun = end
 
     def _sync(self) -> None:
         if not self._is_unsynced:
@@ -298,6 +314,7 @@ class FileWriter:
     def _let_go(self) -> None:
         fd, self._fd = self._fd, -1
         self._is_unsynced = self._is_cut = False
+        self._begun = None
         if fd >= 0:
             os.close(fd)
 

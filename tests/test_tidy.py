@@ -1,6 +1,7 @@
 """House rules that no linter knows: the direction of imports, and how long things may grow."""
 
 import ast
+import collections
 import re
 from pathlib import Path
 
@@ -92,6 +93,7 @@ class TestModules:
         assert not any(mark in text for mark in ("TODO", "FIXME", "XXX"))
 
 
+TESTS = [*REPOSITORY.glob("tests/test_*.py"), *REPOSITORY.glob("tests/*/test_*.py")]
 PAGES = [*sorted((REPOSITORY / "docs").rglob("*.md")), *REPOSITORY.glob("*.md")]
 NAMED = re.compile(r"`((?:bench|docs|segsrv|tests)/[\w./-]+)")
 
@@ -101,3 +103,9 @@ def test_what_a_page_names_is_there(page):
     """Files that the documentation sends its reader to exist; NAME stands for several."""
     named = {path for path in NAMED.findall(page.read_text()) if "NAME" not in path}
     assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
+
+
+def test_no_two_test_files_have_one_name():
+    """Folders of tests are no packages for pytest, which takes one name for one module."""
+    names = collections.Counter(path.name for path in TESTS)
+    assert [name for name, count in names.items() if count > 1] == []

@@ -169,7 +169,8 @@ def _ready(fields: dict[str, Any] | None) -> Found:
     if not fields:
         return False
     try:
-        return orjson.Fragment(orjson.dumps(fields))
+        # A copy: what orjson returns keeps 4 KiB, however short it is.
+        return orjson.Fragment(bytes(memoryview(orjson.dumps(fields))))
     except orjson.JSONEncodeError:
         return fields
 

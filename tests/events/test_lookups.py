@@ -1,5 +1,6 @@
 """What the pipeline remembers of addresses and user agents: how much, for how long, of whom."""
 
+import tracemalloc
 from itertools import pairwise
 
 import orjson
@@ -10,6 +11,8 @@ from segsrv.events import lookups as module
 from segsrv.events.lookups import Cache, Hits, Places, UserAgentParts
 from segsrv.events.sender import Clock
 from tests.events.event_runs import know_nothing
+
+ENTRIES = 1_000
 
 
 def parsed(event):
@@ -76,6 +79,24 @@ class TestBounds:
         places = Places(know_nothing, Hits())
         assert places.find(source, agent) == places.find(source, agent)
         assert len(places) == 0
+
+    @pytest.mark.parametrize("kind", ["agents", "places"])
+    def test_an_entry_takes_about_what_is_counted(self, kind):
+        """Of what is found only its own bytes are kept, and not the room in which it was made."""
+        agents = UserAgentParts(lambda text: {"ua_family": text}, Hits())
+        places = Places(lambda source: {"city": source}, Hits())
+        tracemalloc.start()
+        try:
+            for number in range(ENTRIES):
+                if kind == "agents":
+                    agents.find(f"agent {number}", None)
+                else:
+                    places.find(f"1.1.{number}", f"agent {number}")
+            taken, _most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(agents.cache) + len(places) == ENTRIES
+        assert taken / ENTRIES < 2 * module.ENTRY_BYTES
 
 
 EVENT = {"context": {"ip": "1.1.1.1"}}

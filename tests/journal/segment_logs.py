@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.frame import OVERHEAD_BYTES
+from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
 from segsrv.journal.segments import HEADER_BYTES
 
@@ -35,6 +37,24 @@ def opened(
         yield log
     finally:
         log.close()
+
+
+def committing(
+    log: SegmentLog,
+    directory: Path,
+    *,
+    pending_bytes_max: int = 1 << 20,
+    journal_bytes_max: int = 1 << 20,
+    waits_for_disk: bool = True,
+) -> GroupCommit:
+    """Return a group commit of *log* with dead letters in *directory*."""
+    return GroupCommit(
+        log,
+        DeadLetters(directory / "dead-letter", prefix="w0", bytes_max=1 << 20),
+        pending_bytes_max=pending_bytes_max,
+        journal_bytes_max=journal_bytes_max,
+        waits_for_disk=waits_for_disk,
+    )
 
 
 def refuse(*_arguments: object, **_options: object) -> None:

@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 
 from segsrv.journal import freeing
-from segsrv.journal.dead_letters import DeadLetters
-from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
-from tests.journal.segment_logs import journal_files
+from tests.journal.segment_logs import committing, journal_files
 from tests.waiting import DEADLINE_S, until
 
-MIB = 1 << 20
 FILES = 7
 
 
@@ -25,13 +22,7 @@ async def seven_files(directory):
     log = SegmentLog(
         directory / "journal", segment_bytes_max=1, disk_free_bytes_min=0, is_synced=False
     )
-    commit = GroupCommit(
-        log,
-        DeadLetters(directory / "dead-letter", prefix="w0", bytes_max=MIB),
-        pending_bytes_max=MIB,
-        journal_bytes_max=MIB,
-        waits_for_disk=True,
-    )
+    commit = committing(log, directory)
     try:
         for number in range(FILES):
             await commit.store([b"%d\n" % number], [])

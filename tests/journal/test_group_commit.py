@@ -12,16 +12,16 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from segsrv.errors import BadRequest, JournalFault, JournalFull, ShuttingDown, Unavailable
 from segsrv.journal import facts, group_commit
-from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.facts import Run
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.journal.log import SegmentLog
-from tests.journal.segment_logs import drain, journal_files, opened
+from tests.journal.segment_logs import committing, drain, journal_files, opened
 from tests.waiting import DEADLINE_S, until
 
 MIB = 1 << 20
@@ -66,21 +66,10 @@ class GatedLog(SegmentLog):
 
 
 @asynccontextmanager
-async def running(
-    directory: Path,
-    *,
-    pending_bytes_max: int = MIB,
-    journal_bytes_max: int = MIB,
-    waits_for_disk: bool = True,
-) -> AsyncIterator[tuple[GroupCommit, GatedLog]]:
+async def running(directory: Path, **limits: Any) -> AsyncIterator[tuple[GroupCommit, GatedLog]]:
+    """Run a group commit with a gated log; *limits* are those of `committing`."""
     log = GatedLog(directory / "journal")
-    commit = GroupCommit(
-        log,
-        DeadLetters(directory / "dead-letter", prefix="w0", bytes_max=MIB),
-        pending_bytes_max=pending_bytes_max,
-        journal_bytes_max=journal_bytes_max,
-        waits_for_disk=waits_for_disk,
-    )
+    commit = committing(log, directory, **limits)
     try:
         yield commit, log
     finally:

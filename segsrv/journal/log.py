@@ -1,10 +1,9 @@
 """The segment files of one journal, as plain synchronous code with one owner.
 
 `segments.py` says how files are named and what they begin with, `frame.py` what is in them, and
-`frame_writer.py` how it gets there.
-`append`, `probe`, `check_space` and `release` belong to one thread, the owner's. `read` and
-`check_lock` may run in any thread: they work on a view of the segments that is replaced and never
-changed, and on the lock.
+`frame_writer.py` how it gets there. `append`, `probe`, `check_space` and `release` belong to one
+thread, the owner's. `read` and `check_lock` may run in any thread: they work on a view of the
+segments that is replaced and never changed, and on the lock.
 
 Rules:
 - A frame is acknowledged only after `append` returned. What a failed write left is cut off again,
@@ -142,8 +141,7 @@ class SegmentLog:
                 # Before anything is written: where another log took over, the place is that one's.
                 self.check_lock()
                 self._lock_checked_s = now_s
-            newest = self._newest
-            offset = max(newest.end, newest.start) - newest.base
+            offset = self._offset
             header, trailer = frame.encode(payload, events, facts)
             parts = [header, facts, payload, trailer]
             self.writer.write(self._fd, parts, offset, size_max=self.segment_bytes_max)
@@ -154,6 +152,7 @@ class SegmentLog:
         except MemoryError:
             self._abandon()
             raise
+        newest = self._newest
         end = newest.base + offset + frame.frame_bytes(payload, facts)
         self._view = self._view._replace(newest=newest._replace(end=end))
         self.end = end
@@ -228,7 +227,7 @@ class SegmentLog:
     def close(self) -> None:
         """Close the files and give up the lock."""
         if self._fd >= 0:
-            self._trim()
+            self.writer.trim(self._fd, self._offset)
         for fd in (self._fd, self._dir_fd, self._lock_fd):
             if fd >= 0:
                 os.close(fd)
@@ -240,6 +239,12 @@ class SegmentLog:
         newest = self._view.newest
         assert newest is not None, "a journal that is open has a newest segment"
         return newest
+
+    @property
+    def _offset(self) -> int:
+        """Where the next frame goes in the newest file."""
+        newest = self._newest
+        return max(newest.end, newest.start) - newest.base
 
     def _recover(self) -> None:
         """Take over what the folder holds, and open the segment that is written next."""
@@ -277,16 +282,12 @@ class SegmentLog:
             sealed = (*sealed, added)
         base, fd = self._make(sealed[-1].end if sealed else 0)
         if self._fd >= 0:
-            self._trim()
+            self.writer.trim(self._fd, self._offset)
             self._spare.close(self._fd)
         self._fd = fd
         self._stale = None
         self._view = View(sealed, self._empty(base))
         self.end = base
-
-    def _trim(self) -> None:
-        newest = self._newest
-        self.writer.trim(self._fd, max(newest.end, newest.start) - newest.base)
 
     def _empty(self, base: int) -> Segment:
         return Segment(base, base, str(segment_path(self.directory, base)))

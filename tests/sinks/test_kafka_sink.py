@@ -24,6 +24,7 @@ from tests.sinks.kafka_sinks import (
     opened,
     settings_of,
 )
+from tests.waiting import until
 
 MODES = pytest.mark.parametrize("mode", ["idempotent", "transactional"])
 
@@ -352,6 +353,8 @@ class TestTopic:
             await sink.send(batch("a", [1]), {})
             admin = kafka.admin()
             admin.delete_topics([topic])[topic].result(20)
+            # What comes while the broker still has its log is taken, and goes with it.
+            await until(lambda: topic not in kafka_topics.names(kafka))
             await deliver_through_misconfiguration(sink, batch("b", [2]))
 
         assert kafka_topics.ids(kafka, topic) == ["id-2"]

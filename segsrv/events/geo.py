@@ -5,7 +5,8 @@ This module opens no file: `segsrv.geoip.databases` does, and hands the readers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -13,6 +14,12 @@ ADDRESSES_MAX = 8
 """Of a longer list only the first ones are looked at: a client can make one of any length."""
 ADDRESS_CHARS_MAX = 64
 """No address is longer, and what is looked up is kept in a cache."""
+NETWORK_BITS = 24
+NETWORK_DOTS = 2
+_OCTETS = frozenset(map(str, range(256)))
+_NO_ADDRESS = (ValueError, TypeError, RuntimeError)
+"""What is no address (one with a NUL is a TypeError), an IPv6 one asked of an IPv4 database, or a
+damaged database."""
 
 
 def addresses_of(source: str) -> list[str]:
@@ -28,17 +35,31 @@ class Reader(Protocol):
     """What is needed of a `maxminddb.Reader`."""
 
     def get(self, ip_address: str, /) -> Any: ...
+    def get_with_prefix_len(self, ip_address: str, /) -> tuple[Any, int]: ...
 
 
 class Geo:
     """Looks addresses up in all *readers*, earlier ones first; remembers *entries_max* answers.
 
-    `look_up` is a `functools.lru_cache`, which counts its hits and misses itself (`cache_info()`).
+    Half of them are of IPv4 networks of 256 addresses: where no database tells two addresses of one
+    apart, as is the rule, one answer is for all of them. `misses` counts what was computed, `hits`
+    what was not.
     """
 
     def __init__(self, readers: Sequence[Reader], *, entries_max: int) -> None:
+        self.misses = 0
+        self._asked = 0
         self._readers = tuple(readers)
-        self.look_up = lru_cache(maxsize=entries_max)(self._look_up)
+        half = max(entries_max // 2, 1)
+        self._of_network = lru_cache(maxsize=half)(self._look_up_network)
+        self._of_address = lru_cache(maxsize=half)(self._look_up)
+
+    @property
+    def hits(self) -> int:
+        return self._asked - self.misses
+
+    def __len__(self) -> int:
+        return self._of_network.cache_info().currsize + self._of_address.cache_info().currsize
 
     def locate(self, source: str) -> dict[str, Any] | None:
         """Return what the databases know of the first address in *source* that resolves, or None.
@@ -48,23 +69,50 @@ class Geo:
         if not self._readers:
             return None
         for address in addresses_of(source):
-            fields = self.look_up(address)
+            self._asked += 1
+            network, _dot, last = address.rpartition(".")
+            fields = self._of_network(network) if last in _OCTETS else None
+            if fields is None:
+                fields = self._of_address(address)
             if fields:
                 return fields
         return None
 
-    def _look_up(self, address: str) -> dict[str, Any]:
-        fields: dict[str, Any] = {}
+    def _look_up_network(self, network: str) -> dict[str, Any] | None:
+        """Return what is known of all addresses in *network*, such as `192.0.2`.
+
+        None if they differ, or if it is none.
+        """
+        if network.count(".") != NETWORK_DOTS:
+            return None
+        records = []
         for reader in self._readers:
             try:
-                record = reader.get(address)
-            except (ValueError, TypeError, RuntimeError):
-                # No address (one with a NUL is a TypeError), an IPv6 one asked of an IPv4
-                # database, or a damaged database.
-                continue
-            if isinstance(record, dict):
-                fields = _fields(record) | fields
-        return fields
+                record, prefix_bits = reader.get_with_prefix_len(network + ".0")
+            except _NO_ADDRESS:
+                return None
+            if prefix_bits > NETWORK_BITS:
+                return None
+            records.append(record)
+        self.misses += 1
+        return _merged(records)
+
+    def _look_up(self, address: str) -> dict[str, Any]:
+        self.misses += 1
+        records = []
+        for reader in self._readers:
+            # One that knows no such addresses does not keep others from answering.
+            with suppress(*_NO_ADDRESS):
+                records.append(reader.get(address))
+        return _merged(records)
+
+
+def _merged(records: Iterable[Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for record in records:
+        if isinstance(record, dict):
+            fields = _fields(record) | fields
+    return fields
 
 
 def _fields(record: dict[str, Any]) -> dict[str, Any]:

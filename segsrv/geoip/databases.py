@@ -62,11 +62,11 @@ class Databases:
 
     @property
     def hits(self) -> int:
-        return self._retired_hits + self.geo.look_up.cache_info().hits
+        return self._retired_hits + self.geo.hits
 
     @property
     def misses(self) -> int:
-        return self._retired_misses + self.geo.look_up.cache_info().misses
+        return self._retired_misses + self.geo.misses
 
     async def watch(self, interval_s: float, on_reload: Callable[[], None]) -> None:
         """Look for replaced files for ever; opening happens in a thread, the swap on the loop."""
@@ -95,9 +95,8 @@ class Databases:
         return True
 
     def _swap(self) -> None:
-        info = self.geo.look_up.cache_info()
-        self._retired_hits += info.hits
-        self._retired_misses += info.misses
+        self._retired_hits += self.geo.hits
+        self._retired_misses += self.geo.misses
         self.reloads += 1
         self.geo = Geo(self._readers, entries_max=self._entries_max)
 

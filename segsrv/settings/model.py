@@ -173,7 +173,9 @@ class Settings:
     user_agent_cache_entries_max: int = option(
         10_000, "parsed user agents kept", low=1, high=10_000_000
     )
-    geoip_cache_entries_max: int = option(50_000, "located addresses kept", low=1, high=10_000_000)
+    geoip_cache_entries_max: int = option(
+        50_000, "located addresses and networks kept", low=1, high=10_000_000
+    )
     geoip_check_interval_s: float = option(
         5.0, "how often replaced databases are looked for", low=0.05, high=86_400
     )

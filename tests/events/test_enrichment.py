@@ -1,5 +1,7 @@
 """What the user agent and the address add to an event, and when they add nothing."""
 
+from ipaddress import ip_network
+
 import maxminddb
 import orjson
 import pytest
@@ -502,29 +504,63 @@ class TestLocationCache:
         """A repeated source is a hit, a new one a miss, found or not."""
         for source in ("81.2.69.142", "81.2.69.142", "10.0.0.1", "10.0.0.1"):
             geo.locate(source)
-        info = geo.look_up.cache_info()
-        assert (info.hits, info.misses) == (2, 2)
+        assert (geo.hits, geo.misses) == (2, 2)
 
-    def test_bound(self, databases):
-        """No more than the stated number of answers is remembered; the oldest goes first."""
-        geo = Geo([databases["GeoIP2-City"]], entries_max=2)
-        for source in ("1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.3", "1.1.1.2", "1.1.1.1"):
+    def test_neighbours_share_an_answer(self, databases):
+        """Where the databases tell no two addresses of a network apart, one look-up is for all."""
+        geo = Geo([databases["GeoIP2-City"]], entries_max=8)
+        assert geo.locate("81.2.69.142") == geo.locate("81.2.69.143") == LONDON
+        assert (geo.hits, geo.misses) == (1, 1)
+
+    @pytest.mark.parametrize(
+        "sources",
+        [
+            [f"1.1.{number}.1" for number in (1, 2, 3, 3, 2, 1)],
+            [f"2001:db8::{number}" for number in (1, 2, 3, 3, 2, 1)],
+        ],
+        ids=["networks", "addresses"],
+    )
+    def test_bound(self, databases, sources):
+        """Of each kind half the stated number is remembered; the oldest goes first."""
+        geo = Geo([databases["GeoIP2-City"]], entries_max=4)
+        for source in sources:
             geo.locate(source)
-        info = geo.look_up.cache_info()
-        assert (info.maxsize, info.currsize, info.hits, info.misses) == (2, 2, 2, 4)
+        assert (len(geo), geo.hits, geo.misses) == (2, 2, 4)
+
+    @given(
+        networks=st.dictionaries(
+            st.tuples(st.integers(0, 3), st.integers(20, 32)), st.integers(0, 3), max_size=8
+        ),
+        addresses=st.lists(st.integers(0, 1023), max_size=20),
+    )
+    @settings(deadline=None, max_examples=50)
+    def test_what_is_remembered_is_what_the_database_says(
+        self, tmp_path_factory, networks, addresses
+    ):
+        """However fine the databases tell addresses apart, each gets its own answer."""
+        records = {
+            str(ip_network(f"81.2.{third}.0/{bits}", strict=False)): {"domain": f"d{place}"}
+            for (third, bits), place in sorted(networks.items(), key=lambda known: known[0][1])
+        }
+        path = write_mmdb(tmp_path_factory.mktemp("geo") / "fine.mmdb", records)
+        with maxminddb.open_database(path) as reader:
+            geo = Geo([reader], entries_max=4)
+            for number in addresses:
+                address = f"81.2.{number >> 8}.{number & 255}"
+                assert (geo.locate(address) or None) == reader.get(address)
 
     def test_long_texts_are_not_remembered(self, geo):
         """A text longer than any address takes no memory after its event is done."""
         source = "1" * (ADDRESS_CHARS_MAX + 1)
         for policy in ("keep", "strict", "comply"):
             store({"source_ip": source}, locate=geo.locate, ip_policy=policy)
-        assert geo.look_up.cache_info().currsize == 0
+        assert len(geo) == 0
 
     def test_nothing_is_remembered_without_databases(self):
         """Where nothing is looked up, addresses that clients make up take no memory."""
         geo = Geo([], entries_max=8)
         assert geo.locate("81.2.69.142") is None
-        assert geo.look_up.cache_info().currsize == 0
+        assert len(geo) == 0
 
     @both_formats
     def test_remembered_answers_are_not_changed(self, output, geo):

@@ -30,6 +30,9 @@ class TwoCountries:
             return {"country": {"iso_code": "US"}, "autonomous_system_number": 1 << 70}
         return {"country": {"iso_code": "DE"}} if address == "1.1.1.1" else None
 
+    def get_with_prefix_len(self, address):
+        return self.get(address), 32
+
 
 locate = Geo([TwoCountries()], entries_max=100).locate
 

@@ -26,6 +26,9 @@ class OneCountry:
             raise ValueError(address)
         return {"country": {"iso_code": "DE"}} if address == "1.1.1.1" else None
 
+    def get_with_prefix_len(self, address):
+        return self.get(address), 32
+
 
 locate = Geo([OneCountry()], entries_max=100).locate
 

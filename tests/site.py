@@ -17,6 +17,7 @@ from tests.server_process import MOUNTED, ServerProcess
 
 KEY = "test-key"
 FLAT, COMPAT = "/api/v1/segment", "/api/v1/segment/compat"
+RAW = "/api/v1/segment/raw"
 FRONTS = ("raw", "aiohttp")
 WAYS = (*FRONTS, "mounted")
 """In which a server can run: `segsrv serve` with each front, and in another application."""
@@ -93,7 +94,9 @@ class Site:
 
 def id_of(event) -> str:
     tracker = event.get("eventn_ctx")
-    return tracker["event_id"] if isinstance(tracker, dict) else event["eventn_ctx_event_id"]
+    if isinstance(tracker, dict):
+        return tracker["event_id"]
+    return event.get("eventn_ctx_event_id") or event["messageId"]
 
 
 def basic(user, password="") -> str:

@@ -1,6 +1,6 @@
 """From body bytes to stored lines: parse, map, enrich, serialise. Pure: no asyncio, no I/O."""
 
-from segsrv.events.formats import COMPAT, FLAT, FORMATS, TRACKER, Format
+from segsrv.events.formats import COMPAT, FLAT, FORMATS, SEGMENT, TRACKER, Format
 from segsrv.events.outcome import Outcome
 from segsrv.events.payload import Payload, parse, parsing
 from segsrv.events.pipeline import Pipeline
@@ -12,6 +12,7 @@ __all__ = [
     "EVENT_TYPES",
     "FLAT",
     "FORMATS",
+    "SEGMENT",
     "TRACKER",
     "Format",
     "Outcome",

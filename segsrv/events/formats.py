@@ -16,13 +16,15 @@ class Format:
 
     `map_event` consumes the event that it is given. `nests_tracker_fields` says whether fields that
     are not the client's own, such as the time zone's offset, go into `eventn_ctx` or to the root.
-    `is_of_segment` says that the rules for Segment events make it, which the fused loop knows.
+    `is_of_segment` says that the rules for Segment events make it, which the fused loop knows;
+    `keeps_shape`, that a Segment event stays as it is, see `segment`.
     """
 
     name: str
     map_event: Callable[[Event], Event]
     nests_tracker_fields: bool
     is_of_segment: bool
+    keeps_shape: bool = False
 
 
 FLAT = Format(name="flat", map_event=map_flat, nests_tracker_fields=False, is_of_segment=True)
@@ -34,4 +36,11 @@ TRACKER = Format(
     is_of_segment=False,
 )
 """For events that are stored events already, as Jitsu's older tracker makes them: none is moved."""
-FORMATS = (FLAT, COMPAT, TRACKER)
+SEGMENT = Format(
+    name="segment",
+    map_event=lambda event: event,
+    nests_tracker_fields=False,
+    is_of_segment=False,
+    keeps_shape=True,
+)
+FORMATS = (FLAT, COMPAT, SEGMENT, TRACKER)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
+from typing import Any
 
-from segsrv.events import loop
+from segsrv.events import loop, segment
 from segsrv.events.batches import Batch
 from segsrv.events.formats import Format
 from segsrv.events.lookups import Hits, Lookups, Places, UserAgentParts
@@ -15,6 +16,9 @@ from segsrv.events.reference import loop as reference
 from segsrv.events.sender import Clock, Moment, Sender
 from segsrv.events.shapes import Lookup
 
+Store = Callable[
+    [list[Any], int, Format, Sender, Moment, Batch | None, Lookups, int, Outcome], None
+]
 SLICE_ITEMS = 32
 """After so many items of a batch others may go on, and after each that takes long itself."""
 
@@ -58,7 +62,7 @@ class Pipeline:
         if payload.is_batch:
             items.reverse()
             batch = Batch(payload)
-        store = loop.store if output.is_of_segment else reference.store
+        store = _store_of(output)
         lookups, event_bytes_max = self._lookups, self.event_bytes_max
         while items:
             store(
@@ -92,10 +96,9 @@ class Pipeline:
         items = payload.items
         items.reverse()
         batch = Batch(payload) if payload.is_batch else None
-        store, slice_items = loop.store, SLICE_ITEMS
-        if not output.is_of_segment:
-            # The reference does not tell what takes long.
-            store, slice_items = reference.store, 1
+        store = _store_of(output)
+        # The reference does not tell what takes long.
+        slice_items = 1 if store is reference.store else SLICE_ITEMS
         lookups = self._lookups
         while items:
             count = min(len(items), slice_items)
@@ -111,3 +114,9 @@ class Pipeline:
                 outcome,
             )
             yield
+
+
+def _store_of(output: Format) -> Store:
+    if output.keeps_shape:
+        return segment.store
+    return loop.store if output.is_of_segment else reference.store

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from multidict import istr
 
-from segsrv.errors import Unauthorized
-from segsrv.events import Sender
+from segsrv.errors import BadRequest, Unauthorized
+from segsrv.events import FLAT, FORMATS, TRACKER, Format, Sender
 from segsrv.events.counters import OK, AnswersKey, PathKind
 from segsrv.events.privacy import POLICIES, Policy
 from segsrv.http import answers
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 USER_AGENT = istr("User-Agent")
 POLICY_CHARS_MAX = 20
+BY_NAME = {output.name: output for output in FORMATS}
 OKS_CACHED_MAX = 1_024
 """By origin, of which any page can name another one."""
 
@@ -32,13 +33,17 @@ OKS_CACHED_MAX = 1_024
 class Terms:
     """What comes of a caller and the key that its events are sent with.
 
-    `sender` is who sends, for the events, and `answers_key` what those that are stored count as.
+    `sender` is who sends, for the events, `output` the format that they are stored in, and
+    `answers_key` what those that are stored count as.
     """
 
-    __slots__ = ("answers_key", "key_id", "sender")
+    __slots__ = ("answers_key", "key_id", "output", "sender")
 
-    def __init__(self, sender: Sender, answers_key: AnswersKey, key_id: str) -> None:
+    def __init__(
+        self, sender: Sender, output: Format, answers_key: AnswersKey, key_id: str
+    ) -> None:
         self.sender = sender
+        self.output = output
         self.answers_key = answers_key
         self.key_id = key_id
 
@@ -153,7 +158,12 @@ class Callers:
         return caller
 
     def terms(self, caller: Caller, key: Key) -> Terms:
-        """Return what comes of *caller* and *key*; nobody changes it."""
+        """Return what comes of *caller* and *key*; nobody changes it.
+
+        Raises:
+            BadRequest: The path names a format that the key does not allow.
+
+        """
         return caller.terms_of(key) or caller.remember(key, self._terms(caller, key))
 
     def at(self, caller: Caller, peer: str, forwarded: str) -> Caller:
@@ -184,7 +194,7 @@ class Callers:
             gives_user_agent=target.gives_user_agent,
             correct_timestamps=self._settings.correct_timestamps,
         )
-        return Terms(sender, (OK, 200, target.kind, key.id), key.id)
+        return Terms(sender, _output(target, key), (OK, 200, target.kind, key.id), key.id)
 
     def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
         if value is None:
@@ -196,3 +206,19 @@ class Callers:
             shown = self._tally.without_secrets(value)[:POLICY_CHARS_MAX]
             logger.warning("request: %s=%r is not one of %s", name, shown, ", ".join(POLICIES))
         return default
+
+
+def _output(target: Target, key: Key) -> Format:
+    """Return the format of the events that come to *target* with *key*."""
+    output = target.output
+    if not key.formats or output is TRACKER:
+        return output
+    if output is FLAT:
+        return BY_NAME[key.formats[0]]
+    if output.name not in key.formats:
+        raise BadRequest(
+            f"the path asks for the format {output.name}, and the key allows "
+            f"{' and '.join(key.formats)}",
+            code="format_not_allowed",
+        )
+    return output

@@ -128,7 +128,7 @@ class Ingest:
             takes_array=target.takes_array,
         )
         self._find_terms(taking, payload)
-        taking.outcome = self._pipeline.run(payload, taking.terms.sender, target.output)
+        taking.outcome = self._pipeline.run(payload, taking.terms.sender, taking.terms.output)
         self._commit(commit, taking)
 
     def _steps(self, taking: _Taking, body: bytes) -> Generator[None, None, None]:
@@ -150,7 +150,7 @@ class Ingest:
         yield
         self._find_terms(taking, payload)
         taking.outcome = outcome = Outcome()
-        yield from self._pipeline.steps(payload, taking.terms.sender, target.output, outcome)
+        yield from self._pipeline.steps(payload, taking.terms.sender, taking.terms.output, outcome)
         self._commit(commit, taking)
 
     def _open_commit(self, body: bytes) -> GroupCommit:
@@ -178,7 +178,7 @@ class Ingest:
         if lines:
             run = facts.encode_request(
                 taking.terms.key_id,
-                taking.caller.target.output.name,
+                taking.terms.output.name,
                 outcome.received_ms,
                 outcome.kinds,
                 lines,
@@ -242,7 +242,7 @@ class _Taking:
             return
         outcome, counters, answer = self.outcome, self._ingest.counters, self.caller.ok
         counters.answers[self.terms.answers_key] += 1
-        counters.count(self.caller.target.output, outcome)
+        counters.count(self.terms.output, outcome)
         if outcome.delete_cookie:
             answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
         self.give(answer)

@@ -12,6 +12,7 @@ import re
 import orjson
 from aiohttp import web
 
+from segsrv.events import FLAT
 from segsrv.http import responses
 from segsrv.http.analytics_js import BUNDLE_PATTERN, SCRIPT_PATTERN
 from segsrv.http.answers import NO_HEADERS
@@ -117,7 +118,7 @@ def _ingest(path: str, target: Target) -> Object:
     return {
         "operationId": _operation_id("post", path),
         "tags": ["ingest"],
-        "summary": f"Take {what}, stored in the {target.output.name} format",
+        "summary": f"Take {what}, stored in {_format(target)}",
         "description": f"The Content-Type is not looked at.{type_note}",
         # The empty one: the key may also be `writeKey` in the body.
         "security": [*({name: []} for name in SECURITY_SCHEMES), {}],
@@ -141,6 +142,12 @@ def _ingest(path: str, target: Target) -> Object:
             "503": response("Unavailable"),
         },
     }
+
+
+def _format(target: Target) -> str:
+    if target.output is FLAT:
+        return "the key's format, by default the flat one"
+    return f"the {target.output.name} format"
 
 
 def _made_up(name: str) -> Object:
@@ -168,7 +175,7 @@ def _pixel(path: str, target: Target) -> Object:
     return {
         "operationId": _operation_id("get", path),
         "tags": ["ingest"],
-        "summary": f"Take a {target.event_type} event, stored in the {target.output.name} format",
+        "summary": f"Take a {target.event_type} event, stored in {_format(target)}",
         "description": (
             "The answer is a transparent image of one point, whatever its status. `HEAD` is "
             "answered the same and takes nothing. An event without `context.userAgent` gets the "

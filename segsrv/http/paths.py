@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from segsrv.events import COMPAT, FLAT, TRACKER, Format
+from segsrv.events import COMPAT, FLAT, SEGMENT, TRACKER, Format
 from segsrv.events.counters import PathKind
 
 FLAT_PREFIX = "/api/v1/segment"
 COMPAT_PREFIX = "/api/v1/segment/compat"
+RAW_PREFIX = "/api/v1/segment/raw"
 PREFIXES: tuple[tuple[str, Format], ...] = (
     (FLAT_PREFIX, FLAT),
     (COMPAT_PREFIX, COMPAT),
+    (RAW_PREFIX, SEGMENT),
     # `@segment/analytics-node` drops the path of its host, so the root takes events too.
     ("", FLAT),
 )
 # The integrations that are the SDKs' own, as their settings name them.
-SEGMENT = "Segment.io"
+SEGMENT_IO = "Segment.io"
 CUSTOMERIO = "Customer.io Data Pipelines"
 CALLS = {
     "t": "track",
@@ -37,6 +39,7 @@ CALLS = {
 class Target:
     """What a path says: the stored format, a type for events without one, who sends there.
 
+    A path of the flat format names none: its events are stored in their key's.
     Events from browsers and phones (`is_client`) take the address of their sender; a server sends
     for others, and its events may name an address. On a path for batches (`is_batch`) an object
     without a batch must at least say what type of event it is. With `takes_array` a body is one
@@ -123,10 +126,10 @@ def settings_paths() -> dict[str, str]:
         prefix + pattern: integration
         for prefix, _output in PREFIXES
         for pattern, integration in (
-            ("/v1/projects/{key}/settings", SEGMENT),
-            ("/projects/{key}/settings", SEGMENT),
+            ("/v1/projects/{key}/settings", SEGMENT_IO),
+            ("/projects/{key}/settings", SEGMENT_IO),
             # A proxy's doubling.
-            ("/v1/projects/projects/{key}/settings", SEGMENT),
+            ("/v1/projects/projects/{key}/settings", SEGMENT_IO),
             ("/customerio/v1/projects/{key}/settings", CUSTOMERIO),
         )
     }

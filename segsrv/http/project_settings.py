@@ -14,12 +14,12 @@ from segsrv.http import responses
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors, origin_of
 from segsrv.http.handlers import Handler, view_of
-from segsrv.http.paths import CUSTOMERIO, SEGMENT
+from segsrv.http.paths import CUSTOMERIO, SEGMENT_IO
 from segsrv.settings import Key, Settings
 
 CACHE_CONTROL = "public, max-age=300"
 IF_NONE_MATCH = istr("If-None-Match")
-SDK_INTEGRATIONS = frozenset({SEGMENT, CUSTOMERIO})
+SDK_INTEGRATIONS = frozenset({SEGMENT_IO, CUSTOMERIO})
 
 
 class ProjectSettings:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from segsrv.errors import SettingsError
 from segsrv.settings.fields import option, required, settle, table
+
+FormatName = Literal["flat", "compat", "segment"]
 
 ID_CHARS_MAX = 128
 SECRET_CHARS_MAX = 512
@@ -24,7 +26,8 @@ class Key:
     """A write key: a public id for logs and banners, a secret, and where browsers may use it from.
 
     Clients send the secret, or `id:secret`, most often as the user of Basic authentication, which
-    ends at a colon. `origins` is empty (any origin) or a list such as `https://*.example.com`.
+    ends at a colon. `origins` is empty (any origin) or a list such as `https://*.example.com`. The
+    first of `formats` is that of paths which name none.
 
     Raises:
         SettingsError: A part is wrong; the message never holds the secret.
@@ -34,6 +37,9 @@ class Key:
     id: str = required("public name, in logs and banners")
     secret: str = required("what clients send", is_secret=True)
     origins: tuple[str, ...] = option((), "where browsers may send from; empty means anywhere")
+    formats: tuple[FormatName, ...] = option(
+        (), "formats that its events may be stored in, its own first; empty means all, and flat"
+    )
 
     @classmethod
     def parse(cls, text: str, where: str = "write_key") -> Key:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from segsrv.http.paths import CALLS, ingest_paths, normalised
-from tests.site import COMPAT, FLAT, KEY, LONDON, basic, id_of, new_id
+from tests.site import COMPAT, FLAT, KEY, LONDON, RAW, basic, id_of, new_id
 
 BATCHES = [
     *("/v1/batch", "/v1/import", "/batch", "/import", "/b", "/v1/b", "/batch/b", "/v1/batch/b"),
@@ -17,7 +17,11 @@ BATCHES = [
 ]
 
 
-@pytest.mark.parametrize("prefix", [FLAT, COMPAT, ""], ids=["flat", "compat", "root"])
+def type_of(event):
+    return event["event_type" if "event_type" in event else "type"]
+
+
+@pytest.mark.parametrize("prefix", [FLAT, COMPAT, RAW, ""], ids=["flat", "compat", "raw", "root"])
 class TestPrefixes:
     def test_every_batch_path_takes_batches(self, site, prefix):
         """All batch paths of the SDKs store a batch in the format of their prefix."""
@@ -42,13 +46,13 @@ class TestPrefixes:
                 assert site.post(body, path=prefix + suffix).status == 200, suffix
         stored = site.stored(*expected)
 
-        assert expected == {id_of(event): event["event_type"] for event in stored}
+        assert expected == {id_of(event): type_of(event) for event in stored}
 
     def test_an_event_keeps_its_own_type(self, site, prefix):
         """The path's type is only for events that have none."""
         event_id = new_id()
         site.post({"messageId": event_id, "type": "page", "userId": "u1"}, path=prefix + "/v1/t")
-        assert site.stored(event_id)[0]["event_type"] == "page"
+        assert type_of(site.stored(event_id)[0]) == "page"
 
     @pytest.mark.parametrize(
         "joined", ["/v1/batch/", "//v1/batch", "/v1//batch", "/v1/batch//", "///v1///batch///"]
@@ -75,7 +79,7 @@ class TestPrefixes:
 class TestOthers:
     def test_bare_prefixes_take_both_forms(self, site):
         """React Native posts batches to the bare prefix when it is given one as its proxy."""
-        for path in (FLAT, COMPAT):
+        for path in (FLAT, COMPAT, RAW):
             event_id = new_id()
             body = {"batch": [{"type": "track", "messageId": event_id}], "writeKey": KEY}
             assert site.post(body, path=path, key=None).status == 200

@@ -17,7 +17,7 @@ Path = tuple[str, ...]
 
 
 class Column(NamedTuple):
-    """One value of an event, and the keys that lead to it: `flat` and `compat` by the format.
+    """One value of an event, and the keys that lead to it in each format.
 
     Events of the format `tracker` are stored as their sender made them, most of them flat.
     """
@@ -26,6 +26,11 @@ class Column(NamedTuple):
     type: ColumnType
     flat: Path
     compat: Path
+    segment: Path
+
+    def path(self, output: str) -> Path:
+        """Return the keys that lead to it in the format of this name."""
+        return {"compat": self.compat, "segment": self.segment}.get(output, self.flat)
 
 
 class Fact(NamedTuple):
@@ -45,42 +50,49 @@ FACTS = (
 """Those of `journal.facts`, `received_at` being `received_ms`; all are NULL where unknown."""
 
 
-def _column(name: str, path: str, kind: ColumnType = "text", *, is_nested: bool = True) -> Column:
+def _column(
+    name: str, path: str, segment: str, kind: ColumnType = "text", *, is_nested: bool = True
+) -> Column:
     flat = tuple(path.split("."))
-    return Column(name, kind, flat, ("eventn_ctx", *flat) if is_nested else flat)
+    compat = ("eventn_ctx", *flat) if is_nested else flat
+    return Column(name, kind, flat, compat, tuple(segment.split(".")))
+
+
+def _root(name: str, key: str, kind: ColumnType = "text") -> Column:
+    return _column(name, key, key, kind, is_nested=False)
 
 
 COLUMNS = (
-    _column("event_name", "event", is_nested=False),
-    _column("name", "name", is_nested=False),
-    _column("timestamp", "timestamp", "timestamp", is_nested=False),
-    _column("sent_at", "sentAt", "timestamp", is_nested=False),
-    _column("user_id", "ids.ajs_user_id"),
-    _column("anonymous_id", "ids.ajs_anonymous_id"),
-    _column("group_id", "groupId", is_nested=False),
-    _column("page_url", "doc.url"),
-    _column("page_path", "doc.path"),
-    _column("page_title", "page_title"),
-    _column("referrer", "referer"),
-    _column("utm_source", "utm.source"),
-    _column("utm_medium", "utm.medium"),
-    _column("utm_campaign", "utm.campaign"),
-    _column("utm_term", "utm.term"),
-    _column("utm_content", "utm.content"),
-    _column("country", "location.country"),
-    _column("region", "location.region"),
-    _column("city", "location.city"),
-    _column("latitude", "location.latitude", "float"),
-    _column("longitude", "location.longitude", "float"),
-    _column("ip", "source_ip", is_nested=False),
-    _column("user_agent", "user_agent"),
-    _column("browser", "parsed_ua.ua_family"),
-    _column("browser_version", "parsed_ua.ua_version"),
-    _column("os", "parsed_ua.os_family"),
-    _column("os_version", "parsed_ua.os_version"),
-    _column("device", "parsed_ua.device_family"),
-    _column("is_bot", "parsed_ua.bot", "bool"),
-    _column("language", "user_language"),
+    _root("event_name", "event"),
+    _root("name", "name"),
+    _root("timestamp", "timestamp", "timestamp"),
+    _root("sent_at", "sentAt", "timestamp"),
+    _column("user_id", "ids.ajs_user_id", "userId"),
+    _column("anonymous_id", "ids.ajs_anonymous_id", "anonymousId"),
+    _root("group_id", "groupId"),
+    _column("page_url", "doc.url", "context.page.url"),
+    _column("page_path", "doc.path", "context.page.path"),
+    _column("page_title", "page_title", "context.page.title"),
+    _column("referrer", "referer", "context.page.referrer"),
+    _column("utm_source", "utm.source", "context.campaign.source"),
+    _column("utm_medium", "utm.medium", "context.campaign.medium"),
+    _column("utm_campaign", "utm.campaign", "context.campaign.name"),
+    _column("utm_term", "utm.term", "context.campaign.term"),
+    _column("utm_content", "utm.content", "context.campaign.content"),
+    _column("country", "location.country", "context.location.country"),
+    _column("region", "location.region", "context.location.region"),
+    _column("city", "location.city", "context.location.city"),
+    _column("latitude", "location.latitude", "context.location.latitude", "float"),
+    _column("longitude", "location.longitude", "context.location.longitude", "float"),
+    _column("ip", "source_ip", "context.ip", is_nested=False),
+    _column("user_agent", "user_agent", "context.userAgent"),
+    _column("browser", "parsed_ua.ua_family", "context.parsedUserAgent.ua_family"),
+    _column("browser_version", "parsed_ua.ua_version", "context.parsedUserAgent.ua_version"),
+    _column("os", "parsed_ua.os_family", "context.parsedUserAgent.os_family"),
+    _column("os_version", "parsed_ua.os_version", "context.parsedUserAgent.os_version"),
+    _column("device", "parsed_ua.device_family", "context.parsedUserAgent.device_family"),
+    _column("is_bot", "parsed_ua.bot", "context.parsedUserAgent.bot", "bool"),
+    _column("language", "user_language", "context.locale"),
 )
 
 EVENT = "event"

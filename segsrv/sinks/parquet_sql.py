@@ -11,12 +11,15 @@ FACTS_BEFORE = ("head_chars", "event_id", "received_ms", "type", "format", "key_
 says how many characters stand before the event; that is stored as it stands there."""
 
 _FOUND_FACTS = (
-    Column("event_id", "text", ("eventn_ctx_event_id",), ("eventn_ctx", "event_id")),
-    Column("received_at", "timestamp", ("_timestamp",), ("_timestamp",)),
-    Column("type", "text", ("event_type",), ("event_type",)),
+    Column(
+        "event_id", "text", ("eventn_ctx_event_id",), ("eventn_ctx", "event_id"), ("messageId",)
+    ),
+    Column("received_at", "timestamp", ("_timestamp",), ("_timestamp",), ("receivedAt",)),
+    Column("type", "text", ("event_type",), ("event_type",), ("type",)),
 )
 """What a line says of itself, for lines whose facts are not known."""
 
+SHAPES = ("flat", "compat", "segment")
 _TYPES = {"text": "VARCHAR", "timestamp": "TIMESTAMPTZ", "float": "DOUBLE", "bool": "BOOLEAN"}
 _NO_TEXTS = "('OBJECT', 'ARRAY', 'NULL', 'BOOLEAN')"
 _NO_NUMBERS = "('OBJECT', 'ARRAY', 'NULL', 'VARCHAR', 'BOOLEAN')"
@@ -43,14 +46,11 @@ def copy_statement(
         root = f"$[{len(FACTS_BEFORE)}]"
         facts = f"json_extract_string(json, {_list(f'$[{n}]' for n in range(len(FACTS_BEFORE)))})"
         event = "substring(json, k[1]::BIGINT + 1, length(json) - k[1]::BIGINT - 1)"
-    nests = f"json_type(json, '{root}.eventn_ctx') IS NOT DISTINCT FROM 'OBJECT'"
-    if has_facts:
-        nests = f"CASE k[5] WHEN 'compat' THEN true WHEN 'flat' THEN false ELSE {nests} END"
     found = ", ".join(
-        f"CASE WHEN nests THEN {function}(json, {_paths(root, (c.compat for c in columns))}) "
-        f"ELSE {function}(json, {_paths(root, (c.flat for c in columns))}) END AS {name}"
+        f"CASE shape {_cases(function, root, columns)} END AS {name}"
         for function, name in (("json_extract_string", "v"), ("json_type", "t"))
     )
+    shape = _shape(root, has_facts=has_facts)
     values = [
         *(_known_facts() if has_facts else _facts_of_lines(columns)),
         *(_value(number, column) for number, column in enumerate(COLUMNS, 1)),
@@ -61,9 +61,32 @@ def copy_statement(
     return (
         f"COPY (SELECT {', '.join(values)} "  # noqa: S608
         f"FROM (SELECT json, k, {found} FROM "
-        f"(SELECT json, k, {nests} AS nests FROM (SELECT json, {facts} AS k FROM {lines})))) "
+        f"(SELECT json, k, {shape} AS shape FROM (SELECT json, {facts} AS k FROM {lines})))) "
         f"TO {_text(target)} (FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false, "
         f"ROW_GROUP_SIZE_BYTES {row_group_bytes}, KV_METADATA {{{about}}})"
+    )
+
+
+def _shape(root: str, *, has_facts: bool) -> str:
+    """Return the expression of the format that says where an event has its values."""
+    kinds = {
+        name: f"json_type(json, '{root}.{name}')"
+        for name in ("eventn_ctx", "eventn_ctx_event_id", "messageId")
+    }
+    seen = (
+        f"CASE WHEN {kinds['eventn_ctx']} = 'OBJECT' THEN 'compat' "
+        f"WHEN {kinds['eventn_ctx_event_id']} IS NULL AND {kinds['messageId']} = 'VARCHAR' "
+        "THEN 'segment' ELSE 'flat' END"
+    )
+    if not has_facts:
+        return seen
+    return f"CASE WHEN k[5] IN ({', '.join(map(_text, SHAPES))}) THEN k[5] ELSE {seen} END"
+
+
+def _cases(function: str, root: str, columns: Sequence[Column]) -> str:
+    return " ".join(
+        f"WHEN '{shape}' THEN {function}(json, {_paths(root, (c.path(shape) for c in columns))})"
+        for shape in SHAPES
     )
 
 

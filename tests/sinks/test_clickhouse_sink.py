@@ -90,12 +90,12 @@ class TestLines:
 
 
 class TestColumns:
-    @pytest.mark.parametrize("output", ["flat", "compat", "tracker"])
+    @pytest.mark.parametrize("output", ["flat", "compat", "segment", "tracker"])
     async def test_a_value_that_fits_is_in_its_column(self, chdb, output):
         """For each column, from where the event's format keeps it."""
         table, sent, expected = new_table(), [], []
         for column in COLUMNS:
-            path = column.compat if output == "compat" else column.flat
+            path = column.path(output)
             for value, stored in FITS[column.type].items():
                 sent.append(at(path, value))
                 expected.append((column.name, str(value) if stored is None else stored))
@@ -108,12 +108,12 @@ class TestColumns:
         found = [(name, rows[number][name]) for number, (name, _) in enumerate(expected)]
         assert found == expected
 
-    @pytest.mark.parametrize("output", ["flat", "compat"])
+    @pytest.mark.parametrize("output", ["flat", "compat", "segment"])
     async def test_a_value_that_does_not_fit_is_null_there(self, chdb, output):
         """It refuses no event, and stays in the event's JSON."""
         table, sent, names = new_table(), [], []
         for column in COLUMNS:
-            path = column.compat if output == "compat" else column.flat
+            path = column.path(output)
             for value in MISFITS[column.type]:
                 sent.append(at(path, value))
                 names.append(column.name)

@@ -132,9 +132,10 @@ class TestRecords:
         async with opened(make_sink(kafka.port, topic, key="user_id")) as sink:
             await sink.send(batch_of("a", [flat], format="flat"), {})
             await sink.send(batch_of("b", [flat], format=""), {})
+            await sink.send(batch_of("c", [flat | {"userId": "raw"}], format="segment"), {})
 
         keys = [m.key() for m in kafka_topics.records(kafka, topic)]
-        assert sorted(keys) == [b"flat", b"user-1"]
+        assert sorted(keys) == [b"flat", b"raw", b"user-1"]
 
     @pytest.mark.parametrize("compression", ["zstd", "lz4", "gzip", "none"])
     async def test_consumers_read_every_compression(self, kafka, compression):

@@ -97,6 +97,14 @@ FULL = {
     },
     "user_language": "en-GB",
 }
+
+
+def at(event: dict, path: tuple[str, ...]) -> object:
+    for key in path:
+        event = event[key]
+    return event
+
+
 AT_ROOT = {column.flat[0] for column in COLUMNS if column.flat == column.compat}
 VALUES = {
     "event_name": "Signed Up",
@@ -144,6 +152,20 @@ class TestColumns:
         """So has one with the tracker's fields below `eventn_ctx`, known as such or not."""
         event = {key: value for key, value in FULL.items() if key in AT_ROOT}
         event["eventn_ctx"] = {key: FULL[key] for key in FULL.keys() - event.keys()}
+
+        row = row_of(event, tmp_path, format=output)
+
+        assert {column.name: row[column.name] for column in COLUMNS} == VALUES
+
+    @pytest.mark.parametrize("output", ["segment", ""])
+    def test_segment(self, tmp_path, output):
+        """So has one in Segment's own shape, known as such or by its `messageId`."""
+        event = {"messageId": "m", "receivedAt": "2026-11-23T09:00:00Z", "type": "track"}
+        for column in COLUMNS:
+            holder = event
+            for key in column.segment[:-1]:
+                holder = holder.setdefault(key, {})
+            holder[column.segment[-1]] = at(FULL, column.flat)
 
         row = row_of(event, tmp_path, format=output)
 

@@ -10,7 +10,7 @@ from segsrv.settings.sink import Secret
 from tests.command import segsrv
 from tests.services.postgresql_service import PASSWORD
 from tests.sinks.postgresql_batches import batch, event, make_sink, opened, store
-from tests.site import COMPAT, FLAT, Site, new_id
+from tests.site import COMPAT, FLAT, RAW, Site, new_id
 from tests.waiting import wait_until
 
 CANNOT_START, WRONG_SETTINGS = 3, 2
@@ -39,7 +39,7 @@ def values(database, expression):
 
 
 class TestRows:
-    @pytest.mark.parametrize("path", [FLAT, COMPAT])
+    @pytest.mark.parametrize("path", [FLAT, COMPAT, RAW])
     def test_an_accepted_event_is_a_row_with_columns(self, start_server, database, path):
         """The same columns whatever the format, and the whole stored event beside them."""
         site: Site = start_server("--sink", database.url, "--sink", "file:")
@@ -53,7 +53,7 @@ class TestRows:
             "event_id, type, format, key_id <> '', name, user_id, anonymous_id, page_url, page_path"
         )
         more = "page_title, utm_campaign, utm_source, browser, os, language"
-        output = "flat" if path == FLAT else "compat"
+        output = {FLAT: "flat", COMPAT: "compat", RAW: "segment"}[path]
         assert value(database, f"{columns}, {more}").split("|") == [
             *(event_id, "page", output, "t", "Home", "42", "anon", "https://example.com/a"),
             *("/a", "A", "winter", "mail", "Firefox", "Linux", "de-DE"),

@@ -137,8 +137,15 @@ def _typed(column: Column) -> str:
 
 def _raw(column: Column) -> str:
     """Return the expression of the column's value as JSON; empty where there is none."""
-    flat, compat = _at(column.flat), _at(column.compat)
-    return flat if flat == compat else f"if(format = 'compat', {compat}, {flat})"
+    others = [
+        (name, path)
+        for name, path in (("compat", column.compat), ("segment", column.segment))
+        if path != column.flat
+    ]
+    if not others:
+        return _at(column.flat)
+    cases = "".join(f"format = '{name}', {_at(path)}, " for name, path in others)
+    return f"multiIf({cases}{_at(column.flat)})"
 
 
 def _at(path: Path) -> str:

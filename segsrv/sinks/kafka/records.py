@@ -110,8 +110,9 @@ def _found(line: bytes, output: str, name: str) -> bytes:
     except orjson.JSONDecodeError:
         # Half of a surrogate pair, which JSON can write and UTF-8 can't.
         event = json.loads(line)
-    is_compat = output == "compat" or (not output and isinstance(event.get("eventn_ctx"), dict))
-    value = _at(event, _PATHS[name].compat if is_compat else _PATHS[name].flat)
+    if not output and isinstance(event.get("eventn_ctx"), dict):
+        output = "compat"
+    value = _at(event, _PATHS[name].path(output))
     if isinstance(value, str):
         return value.encode(errors="surrogatepass").decode(errors="replace").encode()
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -180,8 +180,9 @@ def _rows(lines: str, facts: int) -> str:
     values = [f"(${number}::jsonb ->> (n - 1))" for number in range(1, facts + 1)]
     values += ["NULL::text"] * (len(FACTS) - facts)
     known = dict(zip((fact.name for fact in FACTS), values, strict=True))
-    of_compat = f"{known['format']} = 'compat'"
+    of_compat, is_raw = (f"{known['format']} = '{name}'" for name in ("compat", "segment"))
     level = f"SELECT *, CASE WHEN {of_compat} THEN event -> 'eventn_ctx' ELSE event END AS ctx"
+    level = f"{level}, {is_raw} AS is_raw"
     level = f"{level} FROM ({lines} OFFSET 0) AS parsed OFFSET 0"
     parts = [f"{_base(column)} AS {_parent(column)}" for column in COLUMNS if _is_deep(column)]
     level = f"SELECT *, {', '.join(dict.fromkeys(parts))} FROM ({level}) AS based OFFSET 0"
@@ -231,7 +232,11 @@ def _value(column: Column) -> str:
 
 def _json(column: Column, arrow: str) -> str:
     base = _parent(column) if _is_deep(column) else _root(column)
-    return f"({base} {arrow} '{column.flat[-1]}')"
+    value = f"({base} {arrow} '{column.flat[-1]}')"
+    if column.segment == column.flat:
+        return value
+    raw = f"event {arrow.replace('-', '#')} '{{{','.join(column.segment)}}}'"
+    return f"(CASE WHEN is_raw THEN {raw} ELSE {value} END)"
 
 
 def _base(column: Column) -> str:

@@ -54,6 +54,13 @@ class Bundle:
         return min(known, default=0)
 
     @property
+    def event_bytes(self) -> float:
+        """How many bytes of the journals an event takes, on average; 0 without events."""
+        frames = [part.frame for part in self.slices]
+        events = sum(frame.events for frame in frames)
+        return sum(frame.size for frame in frames) / events if events else 0.0
+
+    @property
     def ends(self) -> Ends:
         """Up to where the journals of these events are delivered once these are."""
         return {span.journal_id: (*span.end,) for span in self.spans.values()}
@@ -192,20 +199,32 @@ def read(sources: Sequence[Source], marks: Mapping[str, Mark], limits: Limits) -
     return Bundle(spans, slices, count(slices))
 
 
-def oldest_ms(sources: Sequence[Source], marks: Mapping[str, Mark]) -> int:
-    """Return when the oldest event behind *marks* was received; 0 if that is not known.
+class Oldest(NamedTuple):
+    """When an event was received, and how many bytes those beside it take; 0 if not known."""
+
+    received_ms: int
+    event_bytes: float
+
+
+def oldest(sources: Sequence[Source], marks: Mapping[str, Mark]) -> Oldest:
+    """Return what is known of the oldest event behind *marks*.
 
     Raises:
         OSError: A disk refused to read.
 
     """
-    known = []
+    known: list[Oldest] = []
     for source in sources:
         position = marks[source.name].position
         if source.end > position:
             frames = source.read(position, bytes_max=1).frames[:1]
-            known += [frame.runs[0].received_ms for frame in frames if frame.runs]
-    return min(filter(None, known), default=0)
+            known += [
+                Oldest(frame.runs[0].received_ms, frame.size / frame.events)
+                for frame in frames
+                if frame.runs
+            ]
+    dated = [found for found in known if found.received_ms]
+    return min(dated or known, default=Oldest(0, 0.0))
 
 
 def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bundle:

@@ -17,6 +17,10 @@ class CommitStats:
     failures: int = 0
     seconds: Histogram = field(default_factory=lambda: Histogram(COMMIT_SECONDS_BOUNDS))
 
+    @property
+    def commits(self) -> int:
+        return sum(self.seconds.counts)
+
     def observe(self, seconds: float, events: int) -> None:
         self.events += events
         self.seconds.observe(seconds)

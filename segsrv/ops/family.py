@@ -8,18 +8,19 @@ from typing import Any
 
 from segsrv.histogram import Histogram
 
-Sample = tuple[str, dict[str, str], float]
+Labels = dict[str, str]
+Sample = tuple[str, Labels, float]
 """A sample's name suffix, its labels and its value."""
 Family = tuple[str, str, str, list[Sample]]
 """A metric's name, type, help and samples."""
 
 
-def counter(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
+def counter(name: str, text: str, samples: Iterable[tuple[Labels, Any]]) -> Family:
     rows: list[Sample] = [("_total", labels, float(value)) for labels, value in samples]
     return f"segsrv_{name}", "counter", text, rows
 
 
-def gauge(name: str, text: str, samples: Iterable[tuple[dict[str, str], Any]]) -> Family:
+def gauge(name: str, text: str, samples: Iterable[tuple[Labels, Any]]) -> Family:
     rows: list[Sample] = [("", labels, float(value)) for labels, value in samples]
     return f"segsrv_{name}", "gauge", text, rows
 

@@ -15,10 +15,12 @@ from segsrv.events.counters import AnswersKey, Counters
 from segsrv.events.lookups import Hits
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
+from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
 from segsrv.ops.family import Family, counter, gauge, histogram
 from segsrv.ops.peers import Peers, Report
-from segsrv.ops.sink_metrics import sink_families
+from segsrv.ops.process_figures import ProcessFigures
+from segsrv.ops.sink_metrics import sink_families, sink_letters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KEYS_SHOWN_MAX = 1_000
@@ -59,6 +61,7 @@ class Metrics:
         self._peers = peers
         self._hits = hits
         self._key_labels = KeyLabels()
+        self._figures = ProcessFigures(self._letters)
 
     def render(self, own: list[Family], others: Mapping[str, Report]) -> bytes:
         """Return *own* figures and those of *others*, by their names, as Prometheus text."""
@@ -73,8 +76,10 @@ class Metrics:
         registry.register(_Fixed(merged.values()))
         return generate_latest(registry)
 
-    def families(self) -> list[Family]:
+    async def families(self) -> list[Family]:
         """Return this worker's figures."""
+        await self._figures.look()
+        # Taken here: in a thread the counters might grow while they are read.
         return list(self._families())
 
     def _families(self) -> Iterator[Family]:
@@ -110,6 +115,12 @@ class Metrics:
         yield from self._journal_families()
         if self._station.delivery is not None:
             yield from sink_families(self._station.delivery)
+        yield from self._figures.families()
+
+    def _letters(self) -> dict[str, DeadLetters]:
+        station = self._station
+        letters = {} if station.delivery is None else sink_letters(station.delivery)
+        return letters if station.commit is None else {"": station.commit.dead_letters, **letters}
 
     def _answers(self) -> Counter[AnswersKey]:
         answers: Counter[AnswersKey] = Counter()
@@ -139,6 +150,16 @@ class Metrics:
             return
         stats = commit.stats
         yield gauge("journal_bytes", "Bytes in journal files.", [({}, commit.held_bytes)])
+        yield gauge(
+            "journal_undelivered_bytes",
+            "Bytes in journal files that a sink still has to get.",
+            [({}, commit.undelivered_bytes)],
+        )
+        yield gauge(
+            "journal_max_bytes",
+            "Undelivered bytes at which a journal takes no more events.",
+            [({}, self._station.settings.journal_bytes_max)],
+        )
         yield gauge(
             "journal_pending_bytes", "Bytes that wait for a commit.", [({}, commit.pending_bytes)]
         )

@@ -23,6 +23,7 @@ SINKS = [
         "name": "a",
         "state": "ok",
         "message": "",
+        "lag_events": 2,
         "lag_bytes": 7,
         "lag_bytes_max": 9,
         "lag_s": 0.5,

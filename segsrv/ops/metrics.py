@@ -28,6 +28,10 @@ KEYS_SHOWN_MAX = 1_000
 OTHER_KEYS = "other"
 
 
+NO_ANSWERS = dict.fromkeys((200, 400, 401, 429, 500, 503), 0)
+"""A counter that first appears with its first answer has not grown for Prometheus."""
+
+
 class KeyLabels:
     """Gives keys their labels: the first *keys_max* that are used their ids, all others one."""
 
@@ -66,8 +70,11 @@ class Metrics:
     def render(self, own: list[Family], others: Mapping[str, Report]) -> bytes:
         """Return *own* figures and those of *others*, by their names, as Prometheus text."""
         merged: dict[str, Metric] = {}
-        reported = {name: report["families"] for name, report in others.items()}
-        for reporter, families in ({self._peers.name: own} | reported).items():
+        reported = {
+            name: [*report["families"], age_family(report["age_s"])]
+            for name, report in others.items()
+        }
+        for reporter, families in ({self._peers.name: [*own, age_family(0.0)]} | reported).items():
             for name, kind, text, samples in families:
                 metric = merged.setdefault(name, Metric(name, text, kind))
                 for suffix, labels, value in samples:
@@ -89,7 +96,7 @@ class Metrics:
             "Ingest requests by the status of their answer.",
             (
                 ({"status": str(status)}, count)
-                for status, count in counters.ingest_statuses().items()
+                for status, count in (NO_ANSWERS | counters.ingest_statuses()).items()
             ),
         )
         yield counter(
@@ -195,6 +202,14 @@ def event_families(counters: Counters, labels: KeyLabels) -> Iterator[Family]:
         "key_events",
         "Events accepted, by key id.",
         (({"key": key_id}, count) for key_id, count in by_key.items()),
+    )
+
+
+def age_family(age_s: float) -> Family:
+    return gauge(
+        "report_age_seconds",
+        "Time since a process told these figures to the one that answers.",
+        [({}, age_s)],
     )
 
 

@@ -7,7 +7,7 @@ from segsrv.events.lookups import Hits
 from segsrv.events.outcome import Outcome
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
-from segsrv.ops.metrics import Metrics
+from segsrv.ops.metrics import Metrics, age_family
 from segsrv.ops.peers import Peers
 from segsrv.settings import SinkTable
 from tests.delivery.test_station import make_settings, running, submit
@@ -15,7 +15,7 @@ from tests.waiting import until
 
 
 async def all_metrics(tmp_path):
-    """Return the families of a worker that delivers, and what renders them as a page."""
+    """Return the families of a worker that delivers, and a page that has them of two workers."""
     sink = SinkTable(name="a", url=f"file:{tmp_path}/a", on_full="set_aside", lag_bytes_max=1 << 20)
     settings = make_settings(tmp_path, sinks=(sink,), dedup_window_s=60)
     async with running(settings) as station:
@@ -26,7 +26,9 @@ async def all_metrics(tmp_path):
         progress = station.delivery.progress["a"]
         await until(lambda: progress.eta_s is not None)
         metrics = _metrics(tmp_path, station)
-        return await metrics.families(), metrics
+        own = await metrics.families()
+        page = metrics.render(own, {"1": {"families": own, "age_s": 0.5}})
+        return [*own, age_family(0.0)], page
 
 
 def _metrics(tmp_path, station: Station) -> Metrics:

@@ -22,6 +22,7 @@ ID_CHARS = 24
 TIME_CHARS = 12
 PART_ID_CHARS = 8
 UNSAVED_BYTES_MAX = 32 << 20
+SIZED_FRAMES_MAX = 16
 STEP_BYTES = 512 << 10
 """What a `Writer` gets at once, unless a frame is larger. Of 8 MiB each byte costs twice as much,
 since no cache holds them, and requests wait meanwhile.
@@ -55,8 +56,11 @@ class Bundle:
 
     @property
     def event_bytes(self) -> float:
-        """How many bytes of the journals an event takes, on average; 0 without events."""
-        frames = [part.frame for part in self.slices]
+        """How many bytes of the journals an event takes, on average; 0 without events.
+
+        Of the first frames only: there may be one for each event.
+        """
+        frames = [part.frame for part in self.slices[:SIZED_FRAMES_MAX]]
         events = sum(frame.events for frame in frames)
         return sum(frame.size for frame in frames) / events if events else 0.0
 

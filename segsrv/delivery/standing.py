@@ -71,7 +71,8 @@ class Standing:
         """Take note that events were read that take so many bytes each; 0 says nothing."""
         if event_bytes:
             # A batch of few says less than several of them do.
-            self._event_bytes = (self._event_bytes or event_bytes) / 2 + event_bytes / 2
+            known = self._event_bytes or event_bytes
+            self._event_bytes = known + (event_bytes - known) / 4
 
     @property
     def unsaved_bytes(self) -> int:

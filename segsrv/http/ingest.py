@@ -8,6 +8,7 @@ turns.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Generator
 from functools import partial
 from time import monotonic
@@ -244,12 +245,16 @@ class _Taking:
         if fault is not None:
             self._ingest.refuse(self, fault)
             return
-        outcome, counters, answer = self.outcome, self._ingest.counters, self.caller.ok
-        counters.answers[self.terms.answers_key] += 1
-        counters.count(self.caller.target.output, self.terms.key_id, outcome)
+        outcome, counters, caller = self.outcome, self._ingest.counters, self.caller
+        terms, answer = self.terms, caller.ok
+        counters.answers[terms.answers_key] += 1
+        counters.count(caller.target.output, terms.key_id, outcome)
         if outcome.delete_cookie:
             answer = Answer(200, DELETE_COOKIE_BODY, answer.headers)
-        counters.request_seconds.observe(monotonic() - self.began_s)
+        # As Histogram.observe does, without a call.
+        seconds, took_s = counters.request_seconds, monotonic() - self.began_s
+        seconds.counts[bisect_left(seconds.bounds, took_s)] += 1
+        seconds.sum_s += took_s
         self.give(answer)
 
     @property

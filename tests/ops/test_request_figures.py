@@ -1,5 +1,7 @@
 """How long requests take, and what each key brings, as `/metrics` tells it."""
 
+import re
+
 import pytest
 
 from segsrv.errors import JournalFull
@@ -81,6 +83,12 @@ class TestRequests:
         assert site.metric("segsrv_request_seconds_bucket", le="+Inf") == 2
         assert site.metric("segsrv_key_events_total", key=derived_key_id(KEY)) == 3
         assert site.metric("segsrv_events_total") == 3
+
+    def test_statuses_are_there_before_their_first_answer(self, start_server):
+        """What first appears with a count has not grown for who asks how much it did."""
+        text = start_server().get("/metrics").body.decode()
+        told = re.findall(r'^segsrv_requests_total{status="(\d+)".*} 0\.0$', text, re.MULTILINE)
+        assert sorted(told) == ["200", "400", "401", "429", "500", "503"]
 
 
 class TestKeys:

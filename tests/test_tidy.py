@@ -22,6 +22,7 @@ ROOMS = [
     "files",
     "board",
     "addresses",
+    "histogram",
     "settings",
     "events",
     "journal",

@@ -28,7 +28,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     settings, sinks = verified(flags)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     has_own_key = not settings.all_keys()
     # An earlier start that failed may have made the key, but it told nobody.
     is_first_start = has_own_key and not journal_dir(settings).exists()

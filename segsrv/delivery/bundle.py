@@ -22,6 +22,7 @@ ID_CHARS = 24
 TIME_CHARS = 12
 PART_ID_CHARS = 8
 UNSAVED_BYTES_MAX = 32 << 20
+SIZED_FRAMES_MAX = 16
 STEP_BYTES = 512 << 10
 """What a `Writer` gets at once, unless a frame is larger. Of 8 MiB each byte costs twice as much,
 since no cache holds them, and requests wait meanwhile.
@@ -52,6 +53,16 @@ class Bundle:
         first = {part.journal_id: part.frame for part in reversed(self.slices)}
         known = [frame.runs[0].received_ms for frame in first.values() if frame.runs]
         return min(known, default=0)
+
+    @property
+    def event_bytes(self) -> float:
+        """How many bytes of the journals an event takes, on average; 0 without events.
+
+        Of the first frames only: there may be one for each event.
+        """
+        frames = [part.frame for part in self.slices[:SIZED_FRAMES_MAX]]
+        events = sum(frame.events for frame in frames)
+        return sum(frame.size for frame in frames) / events if events else 0.0
 
     @property
     def ends(self) -> Ends:
@@ -192,20 +203,32 @@ def read(sources: Sequence[Source], marks: Mapping[str, Mark], limits: Limits) -
     return Bundle(spans, slices, count(slices))
 
 
-def oldest_ms(sources: Sequence[Source], marks: Mapping[str, Mark]) -> int:
-    """Return when the oldest event behind *marks* was received; 0 if that is not known.
+class Oldest(NamedTuple):
+    """When an event was received, and how many bytes those beside it take; 0 if not known."""
+
+    received_ms: int
+    event_bytes: float
+
+
+def oldest(sources: Sequence[Source], marks: Mapping[str, Mark]) -> Oldest:
+    """Return what is known of the oldest event behind *marks*.
 
     Raises:
         OSError: A disk refused to read.
 
     """
-    known = []
+    known: list[Oldest] = []
     for source in sources:
         position = marks[source.name].position
         if source.end > position:
             frames = source.read(position, bytes_max=1).frames[:1]
-            known += [frame.runs[0].received_ms for frame in frames if frame.runs]
-    return min(filter(None, known), default=0)
+            known += [
+                Oldest(frame.runs[0].received_ms, frame.size / frame.events)
+                for frame in frames
+                if frame.runs
+            ]
+    dated = [found for found in known if found.received_ms]
+    return min(dated or known, default=Oldest(0, 0.0))
 
 
 def read_again(sources: Mapping[str, Source], spans: Mapping[str, Span]) -> Bundle:

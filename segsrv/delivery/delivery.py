@@ -166,6 +166,7 @@ class Delivery:
                 "name": built.name,
                 "state": shipper.state,
                 "message": shipper.message,
+                "lag_events": shipper.standing.lag_events,
                 "lag_bytes": shipper.lag_bytes,
                 "lag_bytes_max": built.config.lag_bytes_max,
                 "lag_s": round(shipper.lag_s, 3),

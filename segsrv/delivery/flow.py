@@ -42,8 +42,8 @@ class Stepped(NamedTuple):
 class Flow:
     """Feeds one writer; belongs to the shipper's loop.
 
-    *picks* and *judge* are asked in the thread, and *note_oldest* is told there when the oldest
-    event was received that is about to be sent.
+    *picks* and *judge* are asked in the thread, and *note_read* is told there what is about to be
+    sent.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Flow:
         limits: Limits,
         picks: Filter,
         judge: Judge | None,
-        note_oldest: Callable[[int], None],
+        note_read: Callable[[Bundle], None],
     ) -> None:
         self._writer = writer
         self._standing = standing
@@ -62,7 +62,7 @@ class Flow:
         self._limits = limits
         self._picks = picks
         self._judge = judge
-        self._note_oldest = note_oldest
+        self._note_read = note_read
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-flow")
         # The look for the place, which may take longer than a call: it is not begun anew then.
         self._finding: asyncio.Future[tuple[dict[str, Mark], Placement]] | None = None
@@ -219,7 +219,7 @@ class Flow:
         self, sources: Sequence[Source], marks: Mapping[str, Mark], placement: Placement
     ) -> Stepped:
         bundle = bundles.read(sources, marks, self._limits)
-        self._note_oldest(bundle.received_ms)
+        self._note_read(bundle)
         passing = self._picks.pick(bundle.slices) if self._picks else bundle.slices
         slices = self._judge.pick(passing) if self._judge and passing else passing
         if slices:

@@ -29,7 +29,7 @@ class Rejects:
     def __init__(self, name: str, dead_letters: DeadLetters) -> None:
         self.name = name
         self.events = 0
-        self._dead_letters = dead_letters
+        self.dead_letters = dead_letters
 
     async def send(
         self,
@@ -60,7 +60,7 @@ class Rejects:
                 refused, others = split(expand(ranges), error.indexes)
                 if refused:
                     letters = self._letters(batch, refused, error)
-                    await on_disk(partial(self._dead_letters.append, letters))
+                    await on_disk(partial(self.dead_letters.append, letters))
                     self.events += len(letters)
                 todo[:1] = [compress(numbers) for numbers in others]
                 is_split = True

@@ -80,7 +80,7 @@ class Shipper:
         self._flow = None
         if writer is not None:
             self._flow = Flow(
-                writer, self.standing, attempts, limits, self._picks, judge, self._note_oldest
+                writer, self.standing, attempts, limits, self._picks, judge, self._note_read
             )
         # What is left of a full batch has waited for its interval.
         self._is_behind = False
@@ -216,7 +216,9 @@ class Shipper:
             # Of a sink that is down from the start nothing else says how long events have waited.
             sources, marks = self._readable()
             with contextlib.suppress(OSError):
-                self._oldest_ms = await self._disk.once(lambda: bundles.oldest_ms(sources, marks))
+                oldest = await self._disk.once(lambda: bundles.oldest(sources, marks))
+                self._oldest_ms = oldest.received_ms
+                self.standing.note_size(oldest.event_bytes)
         await self.sink.open()
 
     async def _take_delivered(self) -> None:
@@ -314,7 +316,7 @@ class Shipper:
             self._is_behind = await self._flow.deliver(sources, marks, self.stats, self._save)
             return
         bundle = await self._disk.until_done(lambda: bundles.read(sources, marks, self._limits))
-        self._note_oldest(bundle.received_ms)
+        self._note_read(bundle)
         self._is_behind = bundle.events >= self._limits.events_max
         now_ms = time.time_ns() // 1_000_000
         batch = await self._batch(bundle, bundle.batch_id(self._salt, now_ms))
@@ -389,8 +391,9 @@ class Shipper:
             # What is being sent would be judged again after a crash.
             self.judge.settle()
 
-    def _note_oldest(self, received_ms: int) -> None:
-        self._oldest_ms = received_ms or self._oldest_ms
+    def _note_read(self, bundle: Bundle) -> None:
+        self._oldest_ms = bundle.received_ms or self._oldest_ms
+        self.standing.note_size(bundle.event_bytes)
 
     def _report_death(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

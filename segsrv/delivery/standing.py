@@ -20,6 +20,9 @@ OPEN_POLL_S = 0.05
 SETTLE_S = 1.0
 """How long after the last save of a cursor it is due again, where nothing else asks for one."""
 
+EVENT_BYTES = 1_000
+"""What an event is thought to take as long as none was read."""
+
 
 @dataclass(slots=True)
 class ShipperStats:
@@ -45,6 +48,7 @@ class Standing:
         self.is_known = False
         self.is_unsaved = False
         self.saved_at = 0.0
+        self._event_bytes = 0.0
         self._name = name
         self._guard = guard
         self._marks: dict[str, tuple[str, Mark]] = {}
@@ -56,6 +60,19 @@ class Standing:
         return sum(
             max(source.end - self.mark(source).position, 0) for source in self.sources.values()
         )
+
+    @property
+    def lag_events(self) -> int:
+        """About how many events that is, if they are as large as those that were read last."""
+        lag_bytes = self.lag_bytes
+        return max(round(lag_bytes / (self._event_bytes or EVENT_BYTES)), 1) if lag_bytes else 0
+
+    def note_size(self, event_bytes: float) -> None:
+        """Take note that events were read that take so many bytes each; 0 says nothing."""
+        if event_bytes:
+            # A batch of few says less than several of them do.
+            known = self._event_bytes or event_bytes
+            self._event_bytes = known + (event_bytes - known) / 4
 
     @property
     def unsaved_bytes(self) -> int:

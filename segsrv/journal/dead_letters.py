@@ -36,12 +36,14 @@ class DeadLetters:
     Belongs to one thread. Files are named `<prefix>-<number>.ndjson`. An object without a `time`
     gets that of its writing. A file is locked while lines are appended. Where a command holds the
     lock to take letters out, the next file is begun: the server never waits for a command.
+    `letters` counts the lines that were written.
     """
 
     def __init__(
         self, directory: Path, *, prefix: str, bytes_max: int, file_mode: int = FILE_MODE
     ) -> None:
         self.directory = directory
+        self.letters = 0
         self._prefix = prefix
         self._bytes_max = bytes_max
         self._file_bytes_max = max(bytes_max // FILES, 1)
@@ -73,9 +75,14 @@ class DeadLetters:
                 self._write(fd, path, data)
             finally:
                 os.close(fd)
+            self.letters += len(lines)
         except OSError as error:
             kind = JournalFull if is_full(error) else JournalFault
             raise kind(f"dead letters can't be written: {error.strerror}") from error
+
+    def held_bytes(self) -> int:
+        """Return how many bytes of letters there are; any thread may ask."""
+        return sum(map(_bytes_of, self._files()))
 
     def _write(self, fd: int, path: Path, data: bytes) -> None:
         if os.fstat(fd).st_size == 0:

@@ -69,7 +69,7 @@ class GroupCommit:
         self.fault: Unavailable | None = None
         self.on_commit: Callable[[], None] = lambda: None
         self.refusal: Callable[[], str | None] = lambda: None
-        self._dead_letters = dead_letters
+        self.dead_letters = dead_letters
         self._pending_bytes_max = pending_bytes_max
         self._journal_bytes_max = journal_bytes_max
         self._request_bytes_max = min(pending_bytes_max, journal_bytes_max)
@@ -299,7 +299,7 @@ class GroupCommit:
         if group.dead_letters:
             # Asked before: letters of a group that the log then refuses come again with its events.
             self.log.check_space(group.size)
-            self._dead_letters.append(group.dead_letters)
+            self.dead_letters.append(group.dead_letters)
             # A group that is kept for another try must not write them again.
             group.dead_letters = []
         if group.lines:

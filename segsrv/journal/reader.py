@@ -50,6 +50,11 @@ class Stored:
         self._runs: list[Run] | None = None
 
     @property
+    def size(self) -> int:
+        """How many bytes of the journal the frame takes."""
+        return frame.OVERHEAD_BYTES + len(self._facts) + len(self.payload)
+
+    @property
     def runs(self) -> list[Run]:
         """What is known of the events, decoded when it is asked for.
 

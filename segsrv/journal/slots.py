@@ -153,7 +153,8 @@ class SlotFile:
     def _open(self) -> None:
         if not stat.S_ISREG(self.path.stat().st_mode):
             # Opening a pipe could hang.
-            logger.error("slots: damaged file=%s reason=it is not a regular file", self.path)
+            fault = "it is not a regular file"
+            logger.error("slots: damaged file=%s reason=%s", self.path, fault)
             self._found = [_Slot(fault="is not a regular file")] * SLOTS
             self.path.rename(self._aside())
             return

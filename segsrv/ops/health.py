@@ -78,14 +78,13 @@ class Health:
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with Prometheus text."""
-        others = await self._peers.others()
-        # Taken here: in a thread the counters might grow while they are read.
-        body = await asyncio.to_thread(self._metrics.render, self._metrics.families(), others)
+        own, others = await asyncio.gather(self._metrics.families(), self._peers.others())
+        body = await asyncio.to_thread(self._metrics.render, own, others)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def report(self) -> Report:
         """Return what the other workers need to answer for this one."""
-        return {"ready": await self._state(), "families": self._metrics.families()}
+        return {"ready": await self._state(), "families": await self._metrics.families()}
 
     async def _look(self) -> None:
         """Raise what keeps this worker from taking an event now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import generate_latest
@@ -11,17 +11,39 @@ from prometheus_client.registry import CollectorRegistry
 
 from segsrv.delivery.station import Station
 from segsrv.errors import Unavailable
-from segsrv.events.counters import Counters
+from segsrv.events.counters import AnswersKey, Counters
 from segsrv.events.lookups import Hits
 from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
-from segsrv.journal.commit_stats import COMMIT_SECONDS_BOUNDS
+from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
-from segsrv.ops.family import Family, Sample, counter, gauge
+from segsrv.ops.family import Family, counter, gauge, histogram
 from segsrv.ops.peers import Peers, Report
-from segsrv.ops.sink_metrics import sink_families
+from segsrv.ops.process_figures import ProcessFigures
+from segsrv.ops.sink_metrics import sink_families, sink_letters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+KEYS_SHOWN_MAX = 1_000
+"""Each is a series, and more with every other label, that somebody has to store."""
+OTHER_KEYS = "other"
+
+
+NO_ANSWERS = dict.fromkeys((200, 400, 401, 429, 500, 503), 0)
+"""A counter that first appears with its first answer has not grown for Prometheus."""
+
+
+class KeyLabels:
+    """Gives keys their labels: the first *keys_max* that are used their ids, all others one."""
+
+    def __init__(self, keys_max: int = KEYS_SHOWN_MAX) -> None:
+        self._keys_max = keys_max
+        self._shown: set[str] = set()
+
+    def of(self, key_id: str) -> str:
+        shown = self._shown
+        if key_id not in shown and len(shown) < self._keys_max:
+            shown.add(key_id)
+        return key_id if key_id in shown else OTHER_KEYS
 
 
 class Metrics:
@@ -42,12 +64,17 @@ class Metrics:
         self._databases = databases
         self._peers = peers
         self._hits = hits
+        self._key_labels = KeyLabels()
+        self._figures = ProcessFigures(self._letters)
 
     def render(self, own: list[Family], others: Mapping[str, Report]) -> bytes:
         """Return *own* figures and those of *others*, by their names, as Prometheus text."""
         merged: dict[str, Metric] = {}
-        reported = {name: report["families"] for name, report in others.items()}
-        for reporter, families in ({self._peers.name: own} | reported).items():
+        reported = {
+            name: [*report["families"], age_family(report["age_s"])]
+            for name, report in others.items()
+        }
+        for reporter, families in ({self._peers.name: [*own, age_family(0.0)]} | reported).items():
             for name, kind, text, samples in families:
                 metric = merged.setdefault(name, Metric(name, text, kind))
                 for suffix, labels, value in samples:
@@ -56,8 +83,10 @@ class Metrics:
         registry.register(_Fixed(merged.values()))
         return generate_latest(registry)
 
-    def families(self) -> list[Family]:
+    async def families(self) -> list[Family]:
         """Return this worker's figures."""
+        await self._figures.look()
+        # Taken here: in a thread the counters might grow while they are read.
         return list(self._families())
 
     def _families(self) -> Iterator[Family]:
@@ -67,7 +96,7 @@ class Metrics:
             "Ingest requests by the status of their answer.",
             (
                 ({"status": str(status)}, count)
-                for status, count in counters.ingest_statuses().items()
+                for status, count in (NO_ANSWERS | counters.ingest_statuses()).items()
             ),
         )
         yield counter(
@@ -75,17 +104,15 @@ class Metrics:
             "All answers, by code, status, kind of path and key id.",
             (
                 ({"code": code, "status": str(status), "path": path, "key": key_id}, count)
-                for (code, status, path, key_id), count in list(counters.answers.items())
+                for (code, status, path, key_id), count in self._answers().items()
             ),
         )
-        yield counter(
-            "events",
-            "Events accepted, by Segment type and stored format.",
-            (
-                ({"format": output, "type": kind}, count)
-                for (output, kind), count in list(counters.events.items())
-            ),
+        yield histogram(
+            "request_seconds",
+            "Time from the last byte of a body with events to its answer.",
+            counters.request_seconds,
         )
+        yield from event_families(counters, self._key_labels)
         yield counter(
             "set_aside",
             "Batch items that were set aside, by reason.",
@@ -95,6 +122,18 @@ class Metrics:
         yield from self._journal_families()
         if self._station.delivery is not None:
             yield from sink_families(self._station.delivery)
+        yield from self._figures.families()
+
+    def _letters(self) -> dict[str, DeadLetters]:
+        station = self._station
+        letters = {} if station.delivery is None else sink_letters(station.delivery)
+        return letters if station.commit is None else {"": station.commit.dead_letters, **letters}
+
+    def _answers(self) -> Counter[AnswersKey]:
+        answers: Counter[AnswersKey] = Counter()
+        for (code, status, path, key_id), count in list(self._counters.answers.items()):
+            answers[code, status, path, self._key_labels.of(key_id)] += count
+        return answers
 
     def _cache_families(self) -> Iterator[Family]:
         # What the pipeline found among the latest look-ups never came to the caches behind it.
@@ -119,6 +158,16 @@ class Metrics:
         stats = commit.stats
         yield gauge("journal_bytes", "Bytes in journal files.", [({}, commit.held_bytes)])
         yield gauge(
+            "journal_undelivered_bytes",
+            "Bytes in journal files that a sink still has to get.",
+            [({}, commit.undelivered_bytes)],
+        )
+        yield gauge(
+            "journal_max_bytes",
+            "Undelivered bytes at which a journal takes no more events.",
+            [({}, self._station.settings.journal_bytes_max)],
+        )
+        yield gauge(
             "journal_pending_bytes", "Bytes that wait for a commit.", [({}, commit.pending_bytes)]
         )
         yield gauge("journal_ready", "1 while the journal takes events.", [({}, _is_ready(commit))])
@@ -134,13 +183,34 @@ class Metrics:
         )
         yield counter("commit_failures", "Commits that the disk refused.", [({}, stats.failures)])
         yield counter("commit_events", "Events in commits.", [({}, stats.events)])
-        bounds = [*map(str, COMMIT_SECONDS_BOUNDS), "+Inf"]
-        buckets: list[Sample] = [
-            ("_bucket", {"le": bound}, float(count))
-            for bound, count in zip(bounds, itertools.accumulate(stats.seconds_counts), strict=True)
-        ]
-        buckets += [("_count", {}, float(stats.commits)), ("_sum", {}, stats.seconds_sum)]
-        yield "segsrv_commit_seconds", "histogram", "Time of a group commit.", buckets
+        yield histogram("commit_seconds", "Time of a group commit.", stats.seconds)
+
+
+def event_families(counters: Counters, labels: KeyLabels) -> Iterator[Family]:
+    """Return what was accepted, by format and type, and by key."""
+    by_type: Counter[tuple[str, str]] = Counter()
+    by_key: Counter[str] = Counter()
+    for (output, kind, key_id), count in list(counters.events.items()):
+        by_type[output, kind] += count
+        by_key[labels.of(key_id)] += count
+    yield counter(
+        "events",
+        "Events accepted, by Segment type and stored format.",
+        (({"format": output, "type": kind}, by_type[output, kind]) for output, kind in by_type),
+    )
+    yield counter(
+        "key_events",
+        "Events accepted, by key id.",
+        (({"key": key_id}, count) for key_id, count in by_key.items()),
+    )
+
+
+def age_family(age_s: float) -> Family:
+    return gauge(
+        "report_age_seconds",
+        "Time since a process told these figures to the one that answers.",
+        [({}, age_s)],
+    )
 
 
 def _is_ready(commit: GroupCommit) -> bool:

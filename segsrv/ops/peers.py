@@ -26,8 +26,8 @@ Report = dict[str, Any]
 """What a process says of itself; plain data, for it crosses processes as JSON.
 
 A worker's has `ready` and `families`, the delivery process's `families` and `sinks`: a list of
-objects with `name`, `state`, `message`, `lag_bytes`, `lag_bytes_max`, `lag_s`, `events_per_s` and
-`eta_s`.
+objects with `name`, `state`, `message`, `lag_events`, `lag_bytes`, `lag_bytes_max`, `lag_s`,
+`events_per_s` and `eta_s`.
 """
 
 

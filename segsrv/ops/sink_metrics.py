@@ -8,7 +8,9 @@ from typing import Any
 
 from segsrv.delivery.delivery import Delivery
 from segsrv.delivery.shipper import Shipper
+from segsrv.journal.dead_letters import DeadLetters
 from segsrv.ops.family import Family, counter, gauge
+from segsrv.ops.process_figures import ProcessFigures
 from segsrv.sinks.base import Sink
 
 _COUNTERS: tuple[tuple[str, str, Callable[[Shipper], float]], ...] = (
@@ -34,9 +36,23 @@ _DEDUP_COUNTERS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def delivery_report(delivery: Delivery) -> dict[str, Any]:
+def delivery_figures(delivery: Delivery) -> ProcessFigures:
+    """Return the system's figures of a process that delivers and does nothing else."""
+    return ProcessFigures(lambda: sink_letters(delivery))
+
+
+def sink_letters(delivery: Delivery) -> dict[str, DeadLetters]:
+    """Return the dead letters of all sinks."""
+    return {shipper.name: shipper.rejects.dead_letters for shipper in delivery.shippers}
+
+
+async def delivery_report(delivery: Delivery, figures: ProcessFigures) -> dict[str, Any]:
     """Return what the process that delivers tells those that answer for it."""
-    return {"sinks": delivery.report(), "families": list(sink_families(delivery))}
+    await figures.look()
+    return {
+        "sinks": delivery.report(),
+        "families": [*sink_families(delivery), *figures.families()],
+    }
 
 
 def sink_families(delivery: Delivery) -> Iterator[Family]:
@@ -92,9 +108,14 @@ def _lag_families(delivery: Delivery) -> Iterator[Family]:
         _by_sink(shippers, lambda shipper: shipper.lag_bytes),
     )
     yield gauge(
-        "sink_lag_bytes_max",
-        "What a sink may lack before on_full holds.",
+        "sink_lag_max_bytes",
+        "What a sink may lack before its on_full decides, in bytes.",
         (({"sink": built.name}, built.config.lag_bytes_max) for built in delivery.built),
+    )
+    yield gauge(
+        "sink_lag_events",
+        "Events that a sink does not have yet, estimated from lag_bytes and the events read last.",
+        _by_sink(shippers, lambda shipper: shipper.standing.lag_events),
     )
     yield gauge(
         "sink_lag_seconds",

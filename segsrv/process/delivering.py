@@ -20,7 +20,7 @@ from segsrv.delivery.source import FollowedSource, LeftSource, Source
 from segsrv.errors import JournalFault, SegsrvError
 from segsrv.journal import lock
 from segsrv.ops.peers import DELIVERY, Peers, Report
-from segsrv.ops.sink_metrics import delivery_report
+from segsrv.ops.sink_metrics import delivery_figures, delivery_report
 from segsrv.process.children import Start
 from segsrv.process.handover import hold_signals
 from segsrv.settings import Settings
@@ -143,7 +143,9 @@ async def _publish(settings: Settings, delivery: Delivery) -> None:
         file_mode=int(settings.file_mode, 8),
     )
 
+    figures = delivery_figures(delivery)
+
     async def report() -> Report:
-        return delivery_report(delivery)
+        return await delivery_report(delivery, figures)
 
     await peers.publish(report)

@@ -190,7 +190,9 @@ def _public_room(settings: Settings) -> Room:
     room = public_room(settings)
     if room.connections >= settings.connections_max:
         return room._replace(connections=settings.connections_max)
-    logger.info("open files are limited, so connections are connections_max=%d", room.connections)
+    logger.info(
+        "open files are limited, and so are connections connections_max=%d", room.connections
+    )
     return room
 
 

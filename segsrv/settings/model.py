@@ -26,6 +26,7 @@ DeliveryIn = Literal["auto", "process", "thread"]
 Privacy = Literal["keep", "strict", "comply"]
 StoredKey = Literal["secret", "id", "none"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "logfmt", "json"]
 FileRotate = Literal["day", "hour"]
 Front = Literal["raw", "aiohttp"]
 FileCompress = Literal["none", "gzip", "zstd"]
@@ -214,6 +215,9 @@ class Settings:
         None, "the dist/umd folder of npm's @segment/analytics-next, served to snippet users"
     )
     log_level: LogLevel = option("info", "least severe log line that is written")
+    log_format: LogFormat = option(
+        "text", "how log lines are written: text, or with a field for each value, logfmt or json"
+    )
 
     keys: tuple[Key, ...] = field(
         default=(), metadata={"help": "write keys with id, secret and origins (TOML only)"}

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import time
 
 from segsrv import Settings
@@ -23,6 +24,7 @@ SINKS = [
         "name": "a",
         "state": "ok",
         "message": "",
+        "lag_events": 2,
         "lag_bytes": 7,
         "lag_bytes_max": 9,
         "lag_s": 0.5,
@@ -152,6 +154,14 @@ class TestDelivery:
             body = json.loads(answer.body)
             assert (answer.status, body["sinks"]) == (200, SINKS)
             assert body["delivery"]["code"] == "silent"
+
+            text = (await health.metrics(None)).body.decode()
+            ages = dict(
+                re.findall(r'^segsrv_report_age_seconds{worker="(\w+)"} (.+)$', text, re.MULTILINE)
+            )
+            assert ages.keys() == {"0", "delivery"}
+            assert float(ages["0"]) == 0
+            assert float(ages["delivery"]) > SILENT_S
 
     async def test_without_it_a_worker_speaks_for_its_own_sinks(self, tmp_path):
         """A server that delivers in its one worker tells the same of each sink."""

@@ -26,6 +26,8 @@ ROOMS = [
     "events",
     "journal",
     "sinks",
+    "transform",
+    "testing",
     "delivery",
     "geoip",
     "write_keys",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from segsrv.errors import SettingsError
-from segsrv.settings.fields import option, required, settle, table
+from segsrv.settings.fields import check_function, option, required, settle, table
 
 ID_CHARS_MAX = 128
 SECRET_CHARS_MAX = 512
@@ -34,6 +34,9 @@ class Key:
     id: str = required("public name, in logs and banners")
     secret: str = required("what clients send", is_secret=True)
     origins: tuple[str, ...] = option((), "where browsers may send from; empty means anywhere")
+    transform: str = option(
+        "", "package.module:function that its events go through, before the server's"
+    )
 
     @classmethod
     def parse(cls, text: str, where: str = "write_key") -> Key:
@@ -64,6 +67,7 @@ class Key:
                 f"keys.{self.id}.secret: expected at most {SECRET_CHARS_MAX} characters, "
                 f"{_EXPECTED}"
             )
+        check_function(self.transform, f"keys.{self.id}.transform")
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(

@@ -48,10 +48,14 @@ class Fault(NamedTuple):
 
 @dataclass(slots=True)
 class Transformed:
-    """What came out of the events of a batch, in order, and those that are set aside."""
+    """What came out of the events of a batch, in order, and those that are set aside.
+
+    `origins` has the number of the event that each line was made of.
+    """
 
     lines: list[bytes] = field(default_factory=list)
     facts: list[Facts] = field(default_factory=list)
+    origins: list[int] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
 
@@ -191,12 +195,14 @@ class Transformer:
             elif made is None:
                 found.lines.append(line)
                 found.facts.append(fact)
+                found.origins.append(number)
             else:
                 if made:
                     stats.changed += 1
                     stats.made += len(made) - 1
                 else:
                     stats.dropped += 1
+                found.origins += [number] * len(made)
                 for event_id, kind, new_line in made:
                     found.lines.append(new_line)
                     found.facts.append(

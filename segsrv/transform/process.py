@@ -174,15 +174,18 @@ class Child:
             nonlocal answered
             self._writer.write(request)
             await self._writer.drain()
-            while answered < events:
+            is_last = False
+            while not is_last:
                 head, body = await self._receive()
-                outcomes = head["outcomes"]
-                if not isinstance(outcomes, list) or not 0 < len(outcomes) <= events - answered:
+                outcomes, is_last = head["outcomes"], "is_spent" in head
+                if not isinstance(outcomes, list) or len(outcomes) > events - answered:
                     raise ValueError("not an answer")
                 on_answer(outcomes, body)
                 answered += len(outcomes)
                 self.events += len(outcomes)
-                self.is_spent = bool(head.get("is_spent"))
+            self.is_spent = bool(head["is_spent"])
+            if answered < events:
+                raise ValueError("not a whole answer")
 
         task = asyncio.create_task(converse(), name="segsrv-transform")
         try:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -85,6 +86,8 @@ class _Outcome(NamedTuple):
         return sum(len(line) for _id, _kind, line in self.made or ())
 
 
+# A call from C into Python's own constructor would take as long as the rest.
+_facts = partial(tuple.__new__, Facts)
 _UNCHANGED = _Outcome()
 _FULL = _Outcome(fault="more was made of its batch than there is room for")
 
@@ -203,11 +206,11 @@ class Transformer:
                 else:
                     stats.dropped += 1
                 found.origins += [number] * len(made)
+                key_id, output, received_ms = fact[:3]
                 for event_id, kind, new_line in made:
                     found.lines.append(new_line)
-                    found.facts.append(
-                        fact._replace(type=kind, length=len(new_line), event_id=event_id)
-                    )
+                    known = (key_id, output, received_ms, kind, len(new_line), event_id)
+                    found.facts.append(_facts(known))
         return found
 
     async def _ready(self) -> Child:
@@ -288,11 +291,18 @@ class _Piece:
             ValueError, LookupError, TypeError: It says nothing that could be right.
 
         """
+        # Looked at one by one only where they may not all have room.
+        room = self._room
+        is_short = len(body) > room.bytes_left
+        room.bytes_left -= 0 if is_short else len(body)
         numbers = self.numbers[self.answered : self.answered + len(answer)]
         for number, outcome in zip(numbers, _outcomes(answer, body), strict=True):
-            self._room.bytes_left -= outcome.bytes
-            is_full = self._room.bytes_left < 0 and outcome.bytes > len(self._lines[number])
-            self._outcomes[number] = _FULL if is_full else outcome
+            if is_short:
+                room.bytes_left -= outcome.bytes
+                if room.bytes_left < 0 and outcome.bytes > len(self._lines[number]):
+                    self._outcomes[number] = _FULL
+                    continue
+            self._outcomes[number] = outcome
         self.answered += len(answer)
 
     def again(self, at: int | None, error: ChildEnded, *, is_used: bool) -> Iterator[Sequence[int]]:

@@ -5,8 +5,9 @@ A frame is two lengths of 4 bytes, little-endian, a head of JSON, and a body of 
 To the child goes first what it is to load, with an empty body, and it answers `{"files": [...]}` or
 `{"error": text}`. Then each request's head has one `[key id, format, received ms, type, length,
 event id]` an event, and its body their lines. The answer comes in pieces: the head is
-`{"outcomes": [...], "is_spent": bool}` with one outcome for each of the next events, the body the
-lines that are named in them. An outcome is
+`{"outcomes": [...]}` with one outcome for each of the next events, the body the lines that are
+named in them. Only the last one has `"is_spent"`, which says whether the child has used so much
+memory that it should be replaced. An outcome is
 
     0                              unchanged
     [[event id, type, length]...]  what it became; none if it was dropped

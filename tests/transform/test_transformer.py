@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from segsrv.transform import transformer as transformers
+from segsrv.transform.child import ANSWER_EVENTS
 from segsrv.transform.transformer import NoChild
 from tests.server_process import REPOSITORY
 from tests.transform.hostile import HOSTILE, facts, is_alive, module, newer, transformer
@@ -46,6 +47,18 @@ class TestResults:
         monkeypatch.setattr(transformers, "PIECE_BYTES", 1_000)
         lines, done, _stats = await applied(tmp_path, *[""] * 5_000)
         assert done.lines == lines
+
+    @pytest.mark.parametrize("count", [1, ANSWER_EVENTS - 1, ANSWER_EVENTS, 2 * ANSWER_EVENTS])
+    async def test_answers_of_each_size(self, tmp_path, count):
+        """A process is good for the next request whether or not its answer came out even."""
+        own = transformer(tmp_path, f"{module(tmp_path)}:act")
+        lines = lines_of(*[""] * count)
+        try:
+            for _request in range(3):
+                assert (await own.apply(lines, facts(*lines))).lines == lines
+            assert own.stats.restarts == 0
+        finally:
+            await own.close()
 
     async def test_each_key_has_its_own(self, tmp_path):
         """Functions of a key get its events only; other events see no process at all."""

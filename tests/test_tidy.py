@@ -27,6 +27,8 @@ ROOMS = [
     "events",
     "journal",
     "sinks",
+    "transform",
+    "testing",
     "delivery",
     "geoip",
     "write_keys",

@@ -19,12 +19,14 @@ from segsrv.commands.standing import Part
 from segsrv.commands.targets import Targets
 from segsrv.delivery.cursor import Mark
 from segsrv.delivery.rejects import letter_of
+from segsrv.delivery.transforming import letter_of_fault
 from segsrv.errors import SettingsError, SinkMisconfigured, SinkUnavailable
 from segsrv.journal import facts, letters
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.reader import Stored
 from segsrv.journal.survey import UNFINISHED, Fault, Survey
 from segsrv.settings import Settings
+from segsrv.transform.transformer import Transformer
 
 LETTERS = "replay"
 """The prefix of files with what a sink refuses meanwhile."""
@@ -195,6 +197,8 @@ class _Replay:
 
     async def _flush(self) -> None:
         events, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if events and (transformer := self._targets.transformer(self._name)) is not None:
+            events = await self._transformed(transformer, events)
         if not events:
             return
         sender = await self._targets.sender(self._name)
@@ -211,3 +215,17 @@ class _Replay:
                 ]
             )
             self.result.refused += len(refused)
+
+    async def _transformed(self, transformer: Transformer, events: Sequence[Event]) -> list[Event]:
+        """Return what the sink's functions make of *events*; keep what they fail at as letters."""
+        lines, known = [event.line for event in events], [event.facts for event in events]
+        done = await transformer.apply(lines, known)
+        if done.faults:
+            self._letters.append(
+                [
+                    letter_of_fault(self._name, fault, known[fault.number], lines[fault.number])
+                    for fault in done.faults
+                ]
+            )
+            self.result.refused += len(done.faults)
+        return [Event(line, fact) for line, fact in zip(done.lines, done.facts, strict=True)]

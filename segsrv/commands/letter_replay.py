@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 
 from segsrv.commands.letter_selection import Selection, sink_of
@@ -14,7 +16,7 @@ from segsrv.commands.targets import Targets
 from segsrv.errors import SinkMisconfigured, SinkUnavailable
 from segsrv.journal import letters
 from segsrv.journal.facts import UNKNOWN, Facts
-from segsrv.journal.letters import SINK_REASON, Letter, Span
+from segsrv.journal.letters import SINK_REASON, TRANSFORM_REASONS, Letter, Span
 
 NOTES_MAX = 10
 
@@ -116,20 +118,59 @@ class _Replay:
     async def _flush(self, name: str) -> None:
         """Send what waits for a sink."""
         waiting = self._waiting.pop(name)
-        sender = await self._targets.sender(name)
+        made = await self._made(name, waiting)
+        left = Counter(number for _event, number in made)
+        self._taken(waiting, [n for n in range(len(waiting.spans)) if n not in left], waiting.bad)
 
         def on_taken(numbers: Sequence[int]) -> None:
-            self._delivered += [waiting.spans[number] for number in numbers]
-            self.result.delivered += len(numbers)
+            done = []
+            for number in numbers:
+                origin = made[number][1]
+                left[origin] -= 1
+                if not left[origin]:
+                    done.append(origin)
+            self._taken(waiting, done, {})
 
-        refused = await sender.send(waiting.events, on_taken)
-        self.result.refused += len(refused)
-        for event in refused[: NOTES_MAX - len(self.result.messages)]:
-            self.result.messages.append(f"{name}: {event.message}")
+        sender = await self._targets.sender(name)
+        refused = await sender.send([event for event, _number in made], on_taken)
+        # A letter of which a part was taken stays: nothing is lost, and that part is sent again.
+        messages = {made[event.number][1]: event.message for event in refused} | waiting.bad
+        self.result.refused += len(messages)
+        for _number, message in sorted(messages.items())[: NOTES_MAX - len(self.result.messages)]:
+            self.result.messages.append(f"{name}: {message}")
+
+    def _taken(self, waiting: _Waiting, numbers: Sequence[int], bad: Container[int]) -> None:
+        done = [number for number in numbers if number not in bad]
+        self._delivered += [waiting.spans[number] for number in done]
+        self.result.delivered += len(done)
+
+    async def _made(self, name: str, waiting: _Waiting) -> list[tuple[Event, int]]:
+        """Return the events to be sent, each with the number of its letter.
+
+        Functions see those that they were to see and failed at; what a sink refused has been
+        through them.
+        """
+        transformer = self._targets.transformer(name)
+        numbers = sorted(waiting.untransformed) if transformer is not None else []
+        if transformer is None or not numbers:
+            return [(event, number) for number, event in enumerate(waiting.events)]
+        events = [waiting.events[number] for number in numbers]
+        done = await transformer.apply(
+            [event.line for event in events], [event.facts for event in events]
+        )
+        waiting.bad = {numbers[fault.number]: fault.message for fault in done.faults}
+        made = [
+            (event, number)
+            for number, event in enumerate(waiting.events)
+            if number not in waiting.untransformed
+        ]
+        for line, fact, origin in zip(done.lines, done.facts, done.origins, strict=True):
+            made.append((Event(line, fact), numbers[origin]))
+        return sorted(made, key=itemgetter(1))
 
     def _sink_of(self, letter: Letter) -> str | None:
         """Return where the letter goes; None, counted, if it stays."""
-        if letter.text("reason") != SINK_REASON:
+        if letter.text("reason") not in {SINK_REASON, *TRANSFORM_REASONS}:
             self.result.of_ingest += 1
             return None
         name = self._target or sink_of(letter)
@@ -141,14 +182,21 @@ class _Replay:
 
 @dataclass(slots=True)
 class _Waiting:
-    """Events for the next batch of one sink, and where their letters stand."""
+    """Events for the next batch of one sink, and where their letters stand.
+
+    `bad` says by number why a function failed at an event again.
+    """
 
     events: list[Event] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    untransformed: set[int] = field(default_factory=set)
+    bad: dict[int, str] = field(default_factory=dict)
     bytes: int = 0
 
     def add(self, letter: Letter) -> None:
         line = letter.item()
+        if letter.text("reason") in TRANSFORM_REASONS:
+            self.untransformed.add(len(self.events))
         self.events.append(Event(line, _facts(letter, len(line))))
         self.spans.append((letter.start, letter.end))
         self.bytes += len(line)

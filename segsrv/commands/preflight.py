@@ -21,6 +21,7 @@ from segsrv.settings import Settings, sources
 from segsrv.sinks import registry
 from segsrv.sinks.registry import Built
 from segsrv.tls import Certificate
+from segsrv.transform.configured import check_functions, names_of
 from segsrv.write_keys import key_path, with_file_keys, with_kept_key
 
 
@@ -41,6 +42,7 @@ def verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
             )
     keys = with_kept_key(settings).all_keys()
     sinks = registry.build(settings)
+    check_functions(settings, [built.config for built in sinks])
     describe_databases(settings.geoip_db)
     AnalyticsJs(settings, Keyring(keys), Cors(keys))
     if settings.tls_cert is not None and settings.tls_key is not None:
@@ -99,6 +101,8 @@ def describe(settings: Settings, sinks: Sequence[Built]) -> list[str]:
         "workers": str(settings.workers),
         "data": str(settings.data_dir),
     }
+    if functions := names_of(settings, [built.config for built in sinks]):
+        rows["transform"] = ", ".join(functions)
     if settings.ops_listen:
         rows["ops"] = f"http://{settings.ops_listen}"
     return [f"  {name:<11} {value}" for name, value in rows.items()]

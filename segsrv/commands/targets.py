@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable
 from typing import TextIO
 
 from segsrv.commands.sending import Sender
+from segsrv.delivery.transforming import MADE_PARTS_MAX
 from segsrv.errors import SettingsError
 from segsrv.settings import Settings, SinkConfig
 from segsrv.sinks import registry
 from segsrv.sinks.stdout.sink import StdoutSink
+from segsrv.transform.configured import hello_of
+from segsrv.transform.process import Child
+from segsrv.transform.transformer import Transformer
 
 
 class Targets:
@@ -21,6 +26,8 @@ class Targets:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._transformers: dict[str, Transformer | None] = {}
         self._built = {built.name: built for built in registry.build(settings, is_once=True)}
         self._open: dict[str, Sender] = {}
 
@@ -57,6 +64,22 @@ class Targets:
             await sender.open()
         return self._open[name]
 
+    def transformer(self, name: str) -> Transformer | None:
+        """Return what has events transformed on their way to the sink *name*, if anything has."""
+        if name not in self._transformers:
+            config = self._built[name].config
+            hello = hello_of(self._settings, config)
+            self._transformers[name] = None
+            if hello is not None:
+                self._transformers[name] = Transformer(
+                    name,
+                    hello,
+                    timeout_s=self._settings.transform_timeout_s,
+                    made_bytes_max=MADE_PARTS_MAX * config.batch_bytes_max,
+                    retry=_once,
+                )
+        return self._transformers[name]
+
     @property
     def report_to(self) -> TextIO:
         """Where a command says what it did: not between events on the standard output."""
@@ -66,3 +89,10 @@ class Targets:
     async def close(self) -> None:
         for sender in self._open.values():
             await sender.sink.close()
+        for transformer in self._transformers.values():
+            if transformer is not None:
+                await transformer.close()
+
+
+async def _once(attempt: Callable[[], Awaitable[Child]]) -> Child:
+    return await attempt()

@@ -155,6 +155,11 @@ class CursorFile:
         return self._kept[1] if len(self._kept) == 2 else None
 
     @property
+    def batch_ids(self) -> set[str]:
+        """The batches that either slot says are being sent."""
+        return {cursor.in_hand.batch_id for cursor in self._kept} - {""}
+
+    @property
     def is_settled(self) -> bool:
         """Whether both slots say the same."""
         return len(self._kept) == 2 and self._kept[0] == self._kept[1]

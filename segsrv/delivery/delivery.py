@@ -23,10 +23,14 @@ from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.set_aside import SetAside
 from segsrv.delivery.shipper import Shipper
 from segsrv.delivery.source import Source
+from segsrv.delivery.spool import Spool
+from segsrv.delivery.transforming import MADE_PARTS_MAX, TIMEOUT_S, Transforming
 from segsrv.errors import SinkClosed
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.settings import Settings
 from segsrv.sinks.registry import Built
+from segsrv.transform.configured import hello_of
+from segsrv.transform.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +215,7 @@ class Delivery:
                 aside.pass_over(inherited)
             return inherited
 
+        transforming = self._transforming(built, path.stem, letters)
         return Shipper(
             built.name,
             built.sink,
@@ -228,10 +233,34 @@ class Delivery:
             ),
             picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
             judge=self._judge(path.stem),
+            transforming=transforming,
+            spool=self._spool(path.stem),
             inherit=find,
             is_ours=lambda name, *moment: stood_at(self._directory(name), *moment),
             guard=self._guard,
         )
+
+    def _spool(self, name: str) -> Spool:
+        return Spool(self._settings.data_dir / "state" / "transformed", name, self._file_mode)
+
+    def _transforming(self, built: Built, name: str, letters: DeadLetters) -> Transforming | None:
+        settings, config = self._settings, built.config
+        hello = hello_of(settings, config)
+        if hello is None:
+            return None
+        attempts = Attempts(
+            f"the transformations of {built.name}",
+            timeout_s=TIMEOUT_S,
+            retry_s_max=config.retry_s_max,
+        )
+        transformer = Transformer(
+            built.name,
+            hello,
+            timeout_s=settings.transform_timeout_s,
+            made_bytes_max=MADE_PARTS_MAX * config.batch_bytes_max,
+            retry=attempts.until_taken,
+        )
+        return Transforming(transformer, self._spool(name), letters, attempts)
 
     def _judge(self, name: str) -> Judge | None:
         settings = self._settings

@@ -83,7 +83,7 @@ class Rejects:
 def letter_of(sink: str, message: str, facts: Facts, line: bytes) -> bytes:
     """Return the dead letter, with its newline, of an event that *sink* refused just now."""
     letter = {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": letter_time(),
         "reason": SINK_REASON,
         "message": message,
         "sink": sink,
@@ -93,6 +93,11 @@ def letter_of(sink: str, message: str, facts: Facts, line: bytes) -> bytes:
     }
     # The line end by itself makes a copy, without the spare room of what orjson returns.
     return orjson.dumps(letter) + b"\n"
+
+
+def letter_time() -> str:
+    """Return the time now, as letters have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def split(numbers: Sequence[int], indexes: Sequence[int]) -> tuple[list[int], list[list[int]]]:

@@ -12,8 +12,9 @@ from functools import partial
 
 from segsrv.delivery import bundle as bundles
 from segsrv.delivery.attempts import Attempts, State
+from segsrv.delivery.batching import Batching
 from segsrv.delivery.believing import IsOurs, believed
-from segsrv.delivery.bundle import Bundle, Filter, Limits, batch_of
+from segsrv.delivery.bundle import Bundle, Filter, Limits
 from segsrv.delivery.cursor import NOTHING, Cursor, CursorFile, InHand, Mark, Ranges, Span
 from segsrv.delivery.disk import DiskThread
 from segsrv.delivery.flow import Flow
@@ -21,7 +22,9 @@ from segsrv.delivery.inheritance import ANY_ID, Inheritance, in_hand
 from segsrv.delivery.judging import Judge
 from segsrv.delivery.rejects import Rejects
 from segsrv.delivery.source import Source
+from segsrv.delivery.spool import Spool
 from segsrv.delivery.standing import SETTLE_S, ShipperStats, Standing
+from segsrv.delivery.transforming import Transforming
 from segsrv.sinks.base import Batch, Delivered, Placement, Sink, Writer
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,8 @@ class Shipper:
         limits: Limits,
         picks: Filter | None = None,
         judge: Judge | None = None,
+        transforming: Transforming | None = None,
+        spool: Spool | None = None,
         inherit: Callable[[Cursor | None], Inheritance],
         is_ours: IsOurs = lambda _name, _position, _time_ms: False,
         guard: Callable[[], None] = lambda: None,
@@ -69,8 +74,8 @@ class Shipper:
         self.on_advance: Callable[[], object] = lambda: None
         self.standing = Standing(name, sources, cursor, guard)
         writer: Writer | None = getattr(sink, "writer", None)
-        self._limits = limits = limits if writer is None else limits.in_steps()
-        self._picks = picks or Filter()
+        self.transforming = transforming
+        self._limits = limits = limits if writer is None or transforming else limits.in_steps()
         self.judge = judge
         self._inherit = inherit
         self._is_ours = is_ours
@@ -79,15 +84,17 @@ class Shipper:
         self._oldest_ms = self._turn = 0
         self._flow = None
         if writer is not None:
-            self._flow = Flow(
-                writer, self.standing, attempts, limits, self._picks, judge, self._note_read
-            )
+            how = (picks or Filter(), judge, self._note_read)
+            self._flow = Flow(writer, self.standing, attempts, limits, *how)
         # What is left of a full batch has waited for its interval.
         self._is_behind = False
         self._resending: Inheritance | None = None
-        self._disk = DiskThread(name)
-        self._grown = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._disk = disk = DiskThread(name)
+        chain = (picks or Filter(), judge, transforming, spool)
+        self._batching = Batching(self.standing, disk, self.stats, chain)
+        asked = (attempts, disk.attempts, transforming and transforming.attempts)
+        self._all_attempts = [each for each in asked if each]
+        self._grown, self._stopping = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -96,18 +103,17 @@ class Shipper:
 
     @property
     def state(self) -> State:
-        """How the sink is; `retrying` also while delivery's own disk refuses."""
-        return self.attempts.state if self.attempts.state != "ok" else self._disk.attempts.state
+        """How the sink is; `retrying` also while delivery's own disk or transformations refuse."""
+        return next((each.state for each in self._all_attempts if each.state != "ok"), "ok")
 
     @property
     def message(self) -> str:
-        """Why `state` is not ok."""
-        return self.attempts.message or self._disk.attempts.message
+        return next((each.message for each in self._all_attempts if each.message), "")
 
     @property
     def failures(self) -> int:
-        """Calls that failed, to the sink and to the disk."""
-        return self.attempts.failures + self._disk.attempts.failures
+        """Calls that failed, to the sink, to the disk and to transformations."""
+        return sum(each.failures for each in self._all_attempts)
 
     @property
     def lag_bytes(self) -> int:
@@ -143,8 +149,7 @@ class Shipper:
                 await self.sink.close()
         await self._disk.close()
         self.standing.file.close()
-        if self.judge is not None:
-            self.judge.close()
+        await self._batching.close()
         if not self._task.cancelled() and (error := self._task.exception()) is not None:
             raise error
 
@@ -195,6 +200,8 @@ class Shipper:
             self._has_asked = True
         if self._resending is not None:
             await self._resend(self._resending)
+        if self.transforming is not None and self._flow is not None:
+            await self._leave(self._flow)
         while await self._linger():
             await self._step()
 
@@ -264,7 +271,7 @@ class Shipper:
             }
             bundle = await self._disk.until_done(partial(bundles.read_again, sources, spans))
             in_hand = sending.in_hand
-            if batch := await self._batch(bundle, in_hand.batch_id or bundle.batch_id()):
+            if batch := await self._batching.again(bundle, in_hand.batch_id or bundle.batch_id()):
                 # Where the filter was changed, the numbers are those of other events.
                 parts = in_hand.parts if in_hand.events == batch.events else ()
                 await self._send(bundle, batch, sending.placement, parts)
@@ -275,6 +282,14 @@ class Shipper:
         await self._save()
         await self._disk.until_done(inherited.forget)
         self._resending = None
+
+    async def _leave(self, flow: Flow) -> None:
+        """Go on behind what a writer has; from then on batches are planned, and kept."""
+        await self.standing.until_open(self.standing.sources)
+        for _slot in range(2):
+            await self._save()
+        self._flow = None
+        await flow.close()
 
     async def _linger(self) -> bool:
         """Wait until there is something, then a little longer for a fuller batch; False to end."""
@@ -315,15 +330,17 @@ class Shipper:
         if self._flow is not None:
             self._is_behind = await self._flow.deliver(sources, marks, self.stats, self._save)
             return
-        bundle = await self._disk.until_done(lambda: bundles.read(sources, marks, self._limits))
+        limits = self._batching.limits(self._limits)
+        bundle = await self._disk.until_done(lambda: bundles.read(sources, marks, limits))
         self._note_read(bundle)
-        self._is_behind = bundle.events >= self._limits.events_max
+        self._is_behind = bundle.events >= limits.events_max
         now_ms = time.time_ns() // 1_000_000
-        batch = await self._batch(bundle, bundle.batch_id(self._salt, now_ms))
+        batch = await self._batching.batch(bundle, bundle.batch_id(self._salt, now_ms))
         if batch is None:
             self.standing.advance(bundle)
-            if self.standing.is_due:
-                # A filter may let nothing pass for long, and the journals should get smaller.
+            if self.standing.is_due or self.transforming is not None:
+                # A filter may let nothing pass for long, and the journals should get smaller. What
+                # a function dropped or failed at is not asked about again.
                 await self._save()
             return
         placement = await self.attempts.until_taken(lambda: self._plan(batch))
@@ -338,19 +355,6 @@ class Shipper:
 
     async def _plan(self, batch: Batch) -> Placement:
         return bundles.checked(await self.sink.plan(batch, self.standing.placement))
-
-    async def _batch(self, bundle: Bundle, batch_id: str) -> Batch | None:
-        """Return the events that the sink gets of *bundle*; None if it gets none."""
-        slices = bundle.slices
-        if self._picks:
-            slices = self._picks.pick(slices)
-            self.stats.filtered_events += bundle.events - bundles.count(slices)
-        if self.judge is not None and slices:
-            judge, picked = self.judge, slices
-            slices = await self._disk.until_done(lambda: judge.pick(picked))
-        # Of all journals: what a sink keeps is whole, and nothing in it older than the batch's id.
-        ends = {**self.standing.ends(), **bundle.ends}
-        return batch_of(batch_id, slices, ends) if slices else None
 
     async def _send(
         self, bundle: Bundle, batch: Batch, placement: Placement, parts: Sequence[Ranges] = ()

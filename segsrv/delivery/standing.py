@@ -49,7 +49,7 @@ class Standing:
         self.is_unsaved = False
         self.saved_at = 0.0
         self._event_bytes = 0.0
-        self._name = name
+        self.name = name
         self._guard = guard
         self._marks: dict[str, tuple[str, Mark]] = {}
         self._safe: tuple[dict[str, tuple[str, Mark]], Placement] = ({}, {})
@@ -132,7 +132,7 @@ class Standing:
             elif journal_id not in (source.id, ANY_ID):
                 logger.error(
                     "cursor: of another journal, delivering again what is held sink=%s journal=%s",
-                    self._name,
+                    self.name,
                     name,
                 )
             else:

@@ -30,6 +30,8 @@ from segsrv.journal.dead_letters import NUMBER_DIGITS, number_of, whole_bytes
 UNREADABLE = "unreadable"
 """The reason of a line that is no letter."""
 SINK_REASON = "sink_rejected"
+TRANSFORM_REASONS = frozenset({"transform_failed", "transform_timeout", "transform_exited"})
+"""Those of events that a function could not take: their item is what it was given first."""
 COPY_BYTES = 1 << 20
 OPEN_TRIES = 100
 

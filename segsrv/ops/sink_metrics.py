@@ -34,6 +34,15 @@ _DEDUP_COUNTERS: tuple[tuple[str, str, str], ...] = (
     ("dedup_unrecorded", "unrecorded", "Events whose ids the disk did not take."),
     ("dedup_damaged", "damaged", "Ids lost to damage."),
 )
+_TRANSFORM_COUNTERS: tuple[tuple[str, str, str], ...] = (
+    ("transformed_events", "events", "Events that transformations were asked about."),
+    ("transform_changed_events", "changed", "Events that transformations changed."),
+    ("transform_dropped_events", "dropped", "Events that transformations dropped."),
+    ("transform_made_events", "made", "Events that transformations made beside the first of each."),
+    ("transform_set_aside_events", "set_aside", "Events set aside as transformations failed."),
+    ("transform_restarts", "restarts", "Processes of transformations that ended, or were ended."),
+    ("transform_reloads", "reloads", "Changes of transformations' files that took effect."),
+)
 
 
 def delivery_figures(delivery: Delivery) -> ProcessFigures:
@@ -81,6 +90,7 @@ def sink_families(delivery: Delivery) -> Iterator[Family]:
         ],
     )
     yield from _dedup_families(shippers)
+    yield from _transform_families(shippers)
     aside = delivery.set_aside_bytes()
     if aside:
         yield gauge(
@@ -155,6 +165,21 @@ def _dedup_families(shippers: Iterable[Shipper]) -> Iterator[Family]:
                 f"sink_{name}",
                 text,
                 [({"sink": sink}, getattr(index, field)) for sink, index in judged],
+            )
+
+
+def _transform_families(shippers: Iterable[Shipper]) -> Iterator[Family]:
+    transforming = [
+        (shipper.name, shipper.transforming.stats)
+        for shipper in shippers
+        if shipper.transforming is not None
+    ]
+    if transforming:
+        for name, field, text in _TRANSFORM_COUNTERS:
+            yield counter(
+                f"sink_{name}",
+                text,
+                [({"sink": sink}, getattr(stats, field)) for sink, stats in transforming],
             )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from segsrv.errors import SettingsError
-from segsrv.settings.fields import option, required, settle, table
+from segsrv.settings.fields import check_function, option, required, settle, table
 
 FormatName = Literal["flat", "compat", "segment"]
 
@@ -40,6 +40,9 @@ class Key:
     formats: tuple[FormatName, ...] = option(
         (), "formats that its events may be stored in, its own first; empty means all, and flat"
     )
+    transform: str = option(
+        "", "package.module:function that its events go through, before the server's"
+    )
 
     @classmethod
     def parse(cls, text: str, where: str = "write_key") -> Key:
@@ -70,6 +73,7 @@ class Key:
                 f"keys.{self.id}.secret: expected at most {SECRET_CHARS_MAX} characters, "
                 f"{_EXPECTED}"
             )
+        check_function(self.transform, f"keys.{self.id}.transform")
         for origin in self.origins:
             if not _ORIGIN.fullmatch(origin):
                 raise SettingsError(

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from segsrv.addresses import check_ops_listen
 from segsrv.errors import SettingsError
-from segsrv.settings.fields import option, settle, table
+from segsrv.settings.fields import check_function, option, settle, table
 from segsrv.settings.key import ID_CHARS_MAX, MADE_KEY_ID, Key
 from segsrv.settings.sink import DEFAULT_SINK, SinkConfig, SinkTable
 
@@ -148,6 +148,21 @@ class Settings:
         low=100_000,
         high=100_000_000,
     )
+    transform: str = option(
+        "", "package.module:function that events go through on their way to every sink"
+    )
+    transform_timeout_s: float = option(
+        10.0,
+        "longest time that a transformation may take for one event, which is set aside then",
+        low=0.1,
+        high=3_600,
+    )
+    transform_memory_bytes_max: int = option(
+        512 * MIB,
+        "memory of a process that runs transformations; 0 is no limit",
+        low=0,
+        high=1 << 40,
+    )
     file_bytes_max: int = option(
         256 * MIB, "one file of the file sink, then the next is begun", low=64 << 10, high=1 << 40
     )
@@ -233,6 +248,7 @@ class Settings:
     def __post_init__(self) -> None:
         settle(self)
         check_ops_listen(self.ops_listen, self.port)
+        check_function(self.transform, "transform")
         _check_keys(self.all_keys())
         _check_sinks(self)
         for text in self.trusted_proxies:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from segsrv.errors import SettingsError
-from segsrv.settings.fields import option, required, settle, table
+from segsrv.settings.fields import check_function, option, required, settle, table
 
 T = TypeVar("T")
 OnFull = Literal["refuse", "set_aside"]
@@ -108,6 +108,9 @@ class SinkTable:
     encoding: Encoding | None = option(None, "how events are written")
     types: tuple[EventType, ...] = option((), "types of events that go there; empty means all")
     key_ids: tuple[str, ...] = option((), "ids of the keys whose events go there; empty means all")
+    transform: str = option(
+        "", "package.module:function that its events go through, behind the server's"
+    )
     options: dict[str, Any] = field(
         default_factory=dict, repr=False, metadata={"help": "what this kind of sink can be told"}
     )
@@ -124,6 +127,7 @@ class SinkTable:
                 f"sinks.name={self.name[:NAME_CHARS_MAX]}: expected at most {NAME_CHARS_MAX} "
                 "letters, digits, dots, dashes and underscores, the first a letter or a digit"
             )
+        check_function(self.transform, f"{where}.transform")
         for name, secret in self.secrets.items():
             if bool(secret.env) == (secret.file is not None):
                 raise SettingsError(f"{where}.secrets.{name}: give env or file, one of the two")
@@ -151,6 +155,7 @@ class SinkConfig:
     encoding: Encoding | None
     types: tuple[EventType, ...]
     key_ids: tuple[str, ...]
+    transform: str
     options: Mapping[str, Any] = field(repr=False)
     secrets: Mapping[str, Secret]
 
@@ -183,6 +188,7 @@ class SinkConfig:
             encoding=given.encoding,
             types=given.types,
             key_ids=given.key_ids,
+            transform=given.transform,
             options=given.options,
             secrets=given.secrets,
         )

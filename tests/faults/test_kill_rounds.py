@@ -16,3 +16,11 @@ async def test_nothing_is_lost_or_doubled(tmp_path, flags):
 
     assert done["server"] == ROUNDS
     assert done["acknowledged"] > ROUNDS
+
+
+async def test_functions_break_nothing(tmp_path):
+    """With a function that never says the same twice, all that it made of an event is of a call."""
+    done = await kill_rounds.run(tmp_path, rounds=ROUNDS, seed=8, is_transformed=True)
+
+    assert done["server"] == ROUNDS
+    assert done["acknowledged"] > ROUNDS

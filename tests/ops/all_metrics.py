@@ -17,7 +17,8 @@ from tests.waiting import until
 async def all_metrics(tmp_path):
     """Return the families of a worker that delivers, and a page that has them of two workers."""
     sink = SinkTable(name="a", url=f"file:{tmp_path}/a", on_full="set_aside", lag_bytes_max=1 << 20)
-    settings = make_settings(tmp_path, sinks=(sink,), dedup_window_s=60)
+    transform = "docs.transform_examples.rename:rename"
+    settings = make_settings(tmp_path, sinks=(sink,), dedup_window_s=60, transform=transform)
     async with running(settings) as station:
         (shipper,) = station.delivery.shippers
         await until(lambda: shipper.judge.index is not None)

@@ -13,7 +13,7 @@ WATCH = DOCS.partition("\n## What to watch\n")[2]
 async def test_every_field_is_documented(tmp_path):
     """With all that a sink can have turned on; nothing else is documented."""
     sink = SinkTable(name="a", url=f"file:{tmp_path}/a", on_full="set_aside", lag_bytes_max=1 << 20)
-    settings = make_settings(tmp_path, sinks=(sink,), dedup_window_s=60)
+    settings = make_settings(tmp_path, sinks=(sink,), dedup_window_s=60, transform="json:loads")
     async with running(settings) as station:
         (shipper,) = station.shippers
         await until(lambda: shipper.judge.index is not None)

@@ -39,6 +39,7 @@ TESTS = (
     "tests/power/test_losses.py",
     "tests/power/test_taking_letters_out.py",
     "tests/power/test_deleting_parts.py",
+    "tests/power/test_spool_losses.py",
 )
 COPIED = ("segsrv", "tests", "pyproject.toml")
 TIMEOUT_S = 120

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -30,7 +30,7 @@ from segsrv.http.tally import TALLY, Tally
 from segsrv.ops.health import Health
 from segsrv.ops.listener import ops_application
 from segsrv.ops.metrics import Metrics
-from segsrv.ops.peers import Peers
+from segsrv.ops.peers import Peers, Report
 from segsrv.settings import Settings
 from segsrv.write_keys import with_keys
 
@@ -96,7 +96,9 @@ def create_app(
     app = web.Application(client_max_size=settings.body_bytes_max)
     app[TALLY], app[STATION], app[INGEST] = tally, station, ingest
     app.cleanup_ctx.append(_journal(station, ingest))
-    app.cleanup_ctx.append(_background(settings, peers, health, databases, pipeline))
+    app.cleanup_ctx.append(
+        _background(settings, peers, _report(health, tally), databases, pipeline)
+    )
     app.on_shutdown.append(health.stop)
     app[_OPERATED] = _Operated(settings, health)
     add_routes(
@@ -159,14 +161,25 @@ def _journal(station: Station, ingest: Ingest) -> Context:
     return context
 
 
+def _report(health: Health, tally: Tally) -> Callable[[], Awaitable[Report]]:
+    async def report() -> Report:
+        return {**await health.report(), "refused": tally.refusals.report()}
+
+    return report
+
+
 def _background(
-    settings: Settings, peers: Peers, health: Health, databases: Databases, pipeline: Pipeline
+    settings: Settings,
+    peers: Peers,
+    report: Callable[[], Awaitable[Report]],
+    databases: Databases,
+    pipeline: Pipeline,
 ) -> Context:
     def use_reloaded() -> None:
         pipeline.locate = databases.geo.locate
 
     async def context(_app: web.Application) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(peers.publish(health.report), name="segsrv-peers")]
+        tasks = [asyncio.create_task(peers.publish(report), name="segsrv-peers")]
         if databases.paths:
             watch = databases.watch(settings.geoip_check_interval_s, use_reloaded)
             tasks.append(asyncio.create_task(watch, name="segsrv-geoip"))

@@ -26,6 +26,7 @@ from segsrv.http.cors import Cors
 from segsrv.http.memory import check_memory, out_of_memory
 from segsrv.http.paths import Target
 from segsrv.http.receiving import Receiving
+from segsrv.http.refusals import EXCERPT_BYTES_MAX
 from segsrv.http.request import Request
 from segsrv.http.tally import Tally
 from segsrv.http.turns import Turns
@@ -85,12 +86,12 @@ class Ingest:
         """
         taking = _Taking(self, caller, give)
         if caller.fault is not None:
-            self.refuse(taking, caller.fault)
+            self.refuse(taking, caller.fault, body)
         elif len(body) <= SMALL_BYTES_MAX and _has_few_objects(body):
             try:
                 self._take_now(taking, body)
             except Exception as error:  # noqa: BLE001 - what it is, is told where it is answered.
-                self.refuse(taking, error)
+                self.refuse(taking, error, body)
         else:
             taking.held_bytes = len(body)
             try:
@@ -99,7 +100,8 @@ class Ingest:
             except Overloaded as error:
                 self.refuse(taking, error)
                 return
-            self._turns.add(caller.address, self._steps(taking, body), partial(self.refuse, taking))
+            refuse = partial(self.refuse, taking, body=body[:EXCERPT_BYTES_MAX])
+            self._turns.add(caller.address, self._steps(taking, body), refuse)
 
     def refused(self, caller: Caller, fault: Exception) -> Answer:
         """Return the answer to a request whose head or body is refused, and count it."""
@@ -191,17 +193,17 @@ class Ingest:
             return
         commit.submit(lines, outcome.dead_letters, run, taking.committed)
 
-    def refuse(self, taking: _Taking, fault: Exception) -> None:
+    def refuse(self, taking: _Taking, fault: Exception, body: bytes = b"") -> None:
         self._let_go(taking)
         self.counters.request_seconds.observe(monotonic() - taking.began_s)
-        taking.give(self._failed(taking.caller, taking.key_id, fault))
+        taking.give(self._failed(taking.caller, taking.key_id, fault, body))
 
     def _let_go(self, taking: _Taking) -> None:
         """Take the body off the count of those that wait."""
         self.receiving.give_back(taking.held_bytes)
         taking.held_bytes = 0
 
-    def _failed(self, caller: Caller, key_id: str, fault: Exception) -> Answer:
+    def _failed(self, caller: Caller, key_id: str, fault: Exception, body: bytes = b"") -> Answer:
         if isinstance(fault, MemoryError):
             # Not that error: it holds the frames, and with them what there was no memory for.
             fault = out_of_memory()
@@ -212,6 +214,7 @@ class Ingest:
                 key_id,
                 caller.address,
                 keeps_address=caller.ip_policy == "keep",
+                body=body,
             )
             retry_after_s = self._settings.retry_after_s
             return answers.refusal(fault, caller.ok.headers, retry_after_s=retry_after_s)

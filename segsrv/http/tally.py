@@ -15,6 +15,7 @@ from aiohttp import web
 
 from segsrv.events.counters import Counters, PathKind
 from segsrv.events.privacy import shorten_addresses
+from segsrv.http.refusals import Refusals, excerpt_of
 from segsrv.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,10 @@ class Seldom:
 
 
 class Tally:
-    """What was answered to whom: `counters.answers`, and a line in the log now and then."""
+    """What was answered to whom: `counters.answers`, and a line in the log now and then.
+
+    `refusals` has the latest refused ones.
+    """
 
     def __init__(
         self,
@@ -65,6 +69,7 @@ class Tally:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.counters = counters
+        self.refusals = Refusals(clock)
         self._seldom = Seldom(clock)
         self._keeps_addresses = settings.ip_policy == "keep"
         self._ids_by_secret = {key.secret: key.id for key in settings.all_keys()}
@@ -78,15 +83,28 @@ class Tally:
         address: str,
         *,
         keeps_address: bool = True,
+        body: bytes = b"",
     ) -> None:
         """Count the answer to *fault*, and log it if a line is due.
 
-        The client's *address* is shortened where the server or its request asks for that.
+        The client's *address* is shortened where the server or its request asks for that. What is
+        known of *body* is kept for those who watch.
         """
         self.counters.answers[fault.code, fault.status, kind, key_id] += 1
+        keeps_address = keeps_address and self._keeps_addresses
+        if self.refusals.is_due():
+            self.refusals.add(
+                status=fault.status,
+                code=fault.code,
+                path=kind,
+                key=key_id,
+                message=self.without_secrets(fault.log_text)[:TEXT_CHARS_MAX],
+                # A body may name the address, too.
+                excerpt=self.without_secrets(excerpt_of(body)) if keeps_address else "",
+            )
         count = self._seldom.due((fault.code, kind, key_id))
         if count:
-            if not (keeps_address and self._keeps_addresses):
+            if not keeps_address:
                 address = shorten_addresses(address)
             text = self.without_secrets(fault.log_text)[:TEXT_CHARS_MAX]
             logger.warning(

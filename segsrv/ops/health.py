@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import orjson
@@ -83,8 +84,14 @@ class Health:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def report(self) -> Report:
-        """Return what the other workers need to answer for this one."""
-        return {"ready": await self._state(), "families": await self._metrics.families()}
+        """Return what others need to answer for this worker."""
+        delivery = self._station.delivery
+        return {
+            "pid": os.getpid(),
+            "ready": await self._state(),
+            "families": await self._metrics.families(),
+            "sinks": [] if delivery is None else delivery.report(),
+        }
 
     async def _look(self) -> None:
         """Raise what keeps this worker from taking an event now."""

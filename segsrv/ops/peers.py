@@ -25,14 +25,14 @@ DELIVERY = "delivery"
 Report = dict[str, Any]
 """What a process says of itself; plain data, for it crosses processes as JSON.
 
-A worker's has `ready` and `families`, the delivery process's `families` and `sinks`: a list of
-objects with `name`, `state`, `message`, `lag_events`, `lag_bytes`, `lag_bytes_max`, `lag_s`,
-`events_per_s` and `eta_s`.
+A worker's has `pid`, `ready`, `families`, `sinks` and `refused`, the delivery process's `families`
+and `sinks`: a list of objects with `name`, `state`, `message`, `lag_events`, `lag_bytes`,
+`lag_bytes_max`, `lag_s`, `events_per_s` and `eta_s`.
 """
 
 
 class Peers:
-    """Shares reports through one file a process in *folder*; where there is one it does nothing.
+    """Shares reports through one file a process in *folder*, which commands read, too.
 
     *name* is this process's: a worker's number, or DELIVERY.
     """
@@ -57,7 +57,7 @@ class Peers:
 
     async def publish(self, report: Callable[[], Awaitable[Report]]) -> None:
         """Write this process's report for the others, for ever."""
-        while self._others:
+        while True:
             try:
                 await asyncio.to_thread(self._write, await report())
             except OSError as error:
@@ -85,15 +85,8 @@ class Peers:
         }
 
     def _read(self) -> dict[str, Report]:
-        found: dict[str, Report] = {}
-        for name in sorted(self._others):
-            try:
-                report = json.loads(self._path(name).read_bytes())
-                report["monotonic_s"] = float(report["monotonic_s"])
-            except (OSError, ValueError, TypeError, KeyError):
-                continue
-            found[name] = report
-        return found
+        found = {name: read_report(self._path(name)) for name in sorted(self._others)}
+        return {name: report for name, report in found.items() if report is not None}
 
     def _write(self, report: Report) -> None:
         if not self._folder.exists():
@@ -103,3 +96,13 @@ class Peers:
 
     def _path(self, name: str) -> Path:
         return self._folder / (f"{name}.json" if name == DELIVERY else f"w{name}.json")
+
+
+def read_report(path: Path) -> Report | None:
+    """Return the report in a process's file; None if there is none."""
+    try:
+        report: Report = json.loads(path.read_bytes())
+        report["monotonic_s"] = float(report["monotonic_s"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return report

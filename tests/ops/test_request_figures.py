@@ -78,6 +78,8 @@ class TestRequests:
         site = new_site()
         site.post({"batch": [{"type": "track", "event": "a", "messageId": new_id()}] * 2})
         site.post({"type": "page", "messageId": new_id()}, path="/v1/page")
+        # Its head is enough to refuse it.
+        assert site.post({"type": "page"}, key="nobody").status == 401
 
         assert site.metric("segsrv_request_seconds_count") == 2
         assert site.metric("segsrv_request_seconds_bucket", le="+Inf") == 2

@@ -84,10 +84,11 @@ class Ingest:
 
         It gets the answer, which is counted, whatever happens; it must not raise.
         """
-        taking = _Taking(self, caller, give)
         if caller.fault is not None:
-            self.refuse(taking, caller.fault, body)
-        elif len(body) <= SMALL_BYTES_MAX and _has_few_objects(body):
+            give(self._failed(caller, caller.key_id, caller.fault, body))
+            return
+        taking = _Taking(self, caller, give)
+        if len(body) <= SMALL_BYTES_MAX and _has_few_objects(body):
             try:
                 self._take_now(taking, body)
             except Exception as error:  # noqa: BLE001 - what it is, is told where it is answered.

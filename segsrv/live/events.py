@@ -43,6 +43,7 @@ class JournalFollower:
         self._name = directory.name
         self._reader = Reader(directory, keeps_damage=False)
         self._position = -1
+        self._newest_file = (0, 0)
 
     def read(self, events_max: int) -> Followed:
         """Return at most *events_max* events.
@@ -55,8 +56,10 @@ class JournalFollower:
         if newest is None:
             self._position = -1
             return Followed([], 0)
-        if self._position < 0 or self._is_elsewhere(newest.base, newest.path):
+        file = (newest.base, newest.path.stat().st_ino)
+        if self._position < 0 or self._is_anew(file):
             self._position = newest.base
+        self._newest_file = file
         frames: deque[Stored] = deque(maxlen=events_max)
         count = 0
         for _ in range(READS_MAX):
@@ -71,9 +74,10 @@ class JournalFollower:
         found = self._newest(frames, events_max)
         return Followed(found, count - len(found))
 
-    def _is_elsewhere(self, base: int, path: Path) -> bool:
-        """Say whether the position is none of this journal's: it was begun anew."""
-        return self._position > base + path.stat().st_size
+    def _is_anew(self, file: tuple[int, int]) -> bool:
+        """Say whether the newest segment is none that can follow on what was read."""
+        base, inode = self._newest_file
+        return file[0] < base or (file[0] == base and file[1] != inode)
 
     def _newest(self, frames: deque[Stored], events_max: int) -> list[Seen]:
         found: deque[Seen] = deque(maxlen=events_max)

@@ -66,10 +66,6 @@ def pair(names, labels, loud, quiet, summary):
     return Case([(first, labels, loud), limits], [(first, labels, quiet), limits], labels, summary)
 
 
-def by_status(status, loud, quiet, summary):
-    return one("segsrv_requests_total", {**WORKER, "status": status}, loud, quiet, SERVER, summary)
-
-
 CASES = {
     "SegsrvGone": Case([], [(BUILD, WORKER, flat(1))], {}, "No segsrv answers the scrape."),
     "SegsrvNotReady": one(
@@ -162,8 +158,14 @@ CASES = {
         {**SERVER, "sink": "warehouse"},
         "30 events became dead letters on a:9090, refused by the sink warehouse.",
     ),
-    "SegsrvRefusesForWantOfRoom": by_status(
-        *("503", per_minute(120), flat(0)),
+    "SegsrvRefusesForWantOfRoom": Case(
+        [("segsrv_answers_total", {**WORKER, "status": "503", "path": "other"}, per_minute(120))],
+        [
+            ("segsrv_answers_total", {**WORKER, "status": "503", "path": "probe"}, per_minute(120)),
+            ("segsrv_answers_total", {**WORKER, "status": "503", "path": "batch"}, flat(7)),
+            ("segsrv_answers_total", {**WORKER, "status": "400", "path": "batch"}, per_minute(9)),
+        ],
+        SERVER,
         "a:9090 turns away 2 requests a second that it has no room or time for.",
     ),
     "SegsrvRefusesMany": Case(
@@ -179,8 +181,9 @@ CASES = {
         SERVER,
         "a:9090 refuses 10% of requests for what is in them.",
     ),
-    "SegsrvFaults": by_status(
-        "500", per_minute(1), flat(4), "a:9090 has answered requests with 500."
+    "SegsrvFaults": one(
+        *("segsrv_requests_total", {**WORKER, "status": "500"}, per_minute(1), flat(4), SERVER),
+        "a:9090 has answered requests with 500.",
     ),
     "SegsrvFewFiles": Case(
         [

@@ -15,8 +15,8 @@ from segsrv.events.user_agents import UserAgents
 from segsrv.geoip.databases import Databases
 from segsrv.ops.health import Health
 from segsrv.ops.metrics import Metrics
-from segsrv.ops.peers import DELIVERY, SILENT_S, Peers
-from tests.waiting import DEADLINE_S
+from segsrv.ops.peers import DELIVERY, SILENT_S, Peers, read_report
+from tests.waiting import DEADLINE_S, until
 
 LAG = ("segsrv_sink_lag_bytes", "gauge", "Lag.", [["", {"sink": "a"}, 7.0]])
 SINKS = [
@@ -98,12 +98,14 @@ class TestReports:
         (tmp_path / "w3.json").write_text('{"monotonic_s": null}')
         assert await peers.others() == {}
 
-    async def test_a_single_process_writes_nothing(self, tmp_path):
-        """One worker that delivers by itself has nobody to report to."""
+    async def test_a_single_process_reports_to_commands(self, tmp_path):
+        """One worker that delivers by itself has a report, and nobody else's to read."""
         peers = Peers(tmp_path / "metrics", name="0", workers=1)
-        await peers.publish(None)
-        assert await peers.others() == {}
-        assert not list(tmp_path.iterdir())
+        async with published(peers, said="hello"):
+            path = tmp_path / "metrics" / "w0.json"
+            await until(lambda: read_report(path) is not None)
+            assert read_report(path)["said"] == "hello"
+            assert await peers.others() == {}
 
     async def test_a_disk_that_hangs_while_reports_are_read(self, tmp_path, monkeypatch):
         """What was read last is told, with its age; and the disk is asked once at a time."""

@@ -67,17 +67,19 @@ class TestRequests:
 
         server.commit.end()
         assert sum(server.counters.request_seconds.counts) == 1
+        assert server.counters.request_seconds.sum_s > 0
         server.post(batch(1))
         server.commit.end(JournalFull("full"))
         server.post(b"{")
         assert sum(server.counters.request_seconds.counts) == 3
-        assert server.counters.request_seconds.sum_s > 0
 
     def test_requests_of_every_front_are_in_the_page(self, new_site):
         """Each front and the mounted application tell times of requests and events by key."""
         site = new_site()
         site.post({"batch": [{"type": "track", "event": "a", "messageId": new_id()}] * 2})
         site.post({"type": "page", "messageId": new_id()}, path="/v1/page")
+        # Its head is enough to refuse it.
+        assert site.post({"type": "page"}, key="nobody").status == 401
 
         assert site.metric("segsrv_request_seconds_count") == 2
         assert site.metric("segsrv_request_seconds_bucket", le="+Inf") == 2

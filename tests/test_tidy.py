@@ -34,6 +34,7 @@ ROOMS = [
     "write_keys",
     "http",
     "ops",
+    "live",
     "logs",
     "tls",
     "app",

@@ -11,6 +11,7 @@ import orjson
 
 from segsrv.journal.facts import Facts, each
 from segsrv.journal.reader import Reader, Stored
+from segsrv.journal.segments import Header, read_header
 
 READ_BYTES = 1 << 20
 READS_MAX = 64
@@ -43,7 +44,7 @@ class JournalFollower:
         self._name = directory.name
         self._reader = Reader(directory, keeps_damage=False)
         self._position = -1
-        self._newest_file = (0, 0)
+        self._header: Header | None = None
 
     def read(self, events_max: int) -> Followed:
         """Return at most *events_max* events.
@@ -56,10 +57,10 @@ class JournalFollower:
         if newest is None:
             self._position = -1
             return Followed([], 0)
-        file = (newest.base, newest.path.stat().st_ino)
-        if self._position < 0 or self._is_anew(file):
+        header = read_header(newest)
+        if self._position < 0 or self._is_anew(header):
             self._position = newest.base
-        self._newest_file = file
+        self._header = header
         frames: deque[Stored] = deque(maxlen=events_max)
         count = 0
         for _ in range(READS_MAX):
@@ -74,10 +75,11 @@ class JournalFollower:
         found = self._newest(frames, events_max)
         return Followed(found, count - len(found))
 
-    def _is_anew(self, file: tuple[int, int]) -> bool:
-        """Say whether the newest segment is none that can follow on what was read."""
-        base, inode = self._newest_file
-        return file[0] < base or (file[0] == base and file[1] != inode)
+    def _is_anew(self, header: Header | None) -> bool:
+        """Say whether *header* is none of the journal that was read before."""
+        if header is None or self._header is None:
+            return header != self._header
+        return header.journal_id != self._header.journal_id or header.base < self._header.base
 
     def _newest(self, frames: deque[Stored], events_max: int) -> list[Seen]:
         found: deque[Seen] = deque(maxlen=events_max)

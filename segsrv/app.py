@@ -31,6 +31,8 @@ from segsrv.ops.health import Health
 from segsrv.ops.listener import ops_application
 from segsrv.ops.metrics import Metrics
 from segsrv.ops.peers import Peers
+from segsrv.ops.sign_in import SignIn
+from segsrv.ops.token import kept_token
 from segsrv.settings import Settings
 from segsrv.write_keys import with_keys
 
@@ -146,7 +148,9 @@ def create_ops_app(app: web.Application) -> web.Application:
     if operated is None:
         raise ValueError("expected an application that create_app returned")
     operated.health.is_apart = True
-    return ops_application(operated.health, OpenApi(operated.settings, None))
+    settings = operated.settings
+    sign_in = SignIn(kept_token(settings), listen=settings.ops_listen, hosts=settings.ops_hosts)
+    return ops_application(operated.health, OpenApi(settings, None), sign_in)
 
 
 def _journal(station: Station, ingest: Ingest) -> Context:

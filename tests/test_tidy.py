@@ -31,6 +31,7 @@ ROOMS = [
     "write_keys",
     "http",
     "ops",
+    "live",
     "logs",
     "tls",
     "app",

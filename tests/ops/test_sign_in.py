@@ -65,7 +65,7 @@ class TestToken:
         assert told[1] == (site.process.data_dir / "state" / "ops-token").read_text().strip()
         url = re.search(r"live page +http://(\S+)(/live)$", printed, re.MULTILINE)
         with contextlib.closing(http.client.HTTPConnection(url[1], timeout=30)) as connection:
-            for token, status in ((told[1], 404), ("wrong", 404)):
+            for token, status in ((told[1], 200), ("wrong", 401)):
                 headers = {"Authorization": f"Bearer {token}"}
                 connection.request("GET", url[2], headers=headers)
                 answer = connection.getresponse()

@@ -27,10 +27,14 @@ from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
 from segsrv.http.routes import add_routes
 from segsrv.http.tally import TALLY, Tally
+from segsrv.live.page import LivePage
+from segsrv.live.watching import Feed
 from segsrv.ops.health import Health
 from segsrv.ops.listener import ops_application
 from segsrv.ops.metrics import Metrics
 from segsrv.ops.peers import Peers, Report
+from segsrv.ops.sign_in import SignIn
+from segsrv.ops.token import kept_token
 from segsrv.settings import Settings
 from segsrv.write_keys import with_keys
 
@@ -136,11 +140,13 @@ def _peers(settings: Settings, worker: int, *, has_delivery: bool) -> Peers:
 def create_ops_app(app: web.Application) -> web.Application:
     """Build an application of the pages for operators of *app*, which `create_app` returned.
 
-    It answers `/metrics`, `/ready` with details, `/openapi.json` and `/health`, and is meant for a
-    listener that no stranger reaches. *app* itself then answers 404 at the first and the third, and
-    its own `/ready` goes on telling no figures.
+    It answers `/metrics`, `/ready` with details, `/openapi.json` and `/health`, and `/live` behind
+    a sign-in, whose token it makes if there is none. It is meant for a listener that no stranger
+    reaches. *app* itself then answers 404 at the first and the third, and its own `/ready` goes on
+    telling no figures.
 
     Raises:
+        DataDirUnusable: The token can't be read or written.
         ValueError: *app* is another application.
 
     """
@@ -148,7 +154,11 @@ def create_ops_app(app: web.Application) -> web.Application:
     if operated is None:
         raise ValueError("expected an application that create_app returned")
     operated.health.is_apart = True
-    return ops_application(operated.health, OpenApi(operated.settings, None))
+    settings = operated.settings
+    sign_in = SignIn(kept_token(settings), listen=settings.ops_listen, hosts=settings.ops_hosts)
+    feed = Feed(settings)
+    live = LivePage(sign_in, feed.watch, viewers_max=settings.live_viewers_max)
+    return ops_application(operated.health, OpenApi(settings, None), sign_in, live.add_to)
 
 
 def _journal(station: Station, ingest: Ingest) -> Context:

@@ -58,6 +58,31 @@ class NotFound(SegsrvError):
     code = "not_found"
 
 
+class Forbidden(SegsrvError):
+    """A page of another site has a browser send this, or it is no request of that page."""
+
+    status = 403
+    code = "forbidden"
+
+
+class WrongHost(SegsrvError):
+    """The request names a host that this listener doesn't answer for."""
+
+    status = 421
+    code = "wrong_host"
+
+
+class TooManyTries(SegsrvError):
+    """Too many wrong tokens came; `retry_after_s` says when the next is looked at."""
+
+    status = 429
+    code = "too_many_tries"
+
+    def __init__(self, message: str = "", *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class Unavailable(SegsrvError):
     """The journal can't take events now; the client should keep them and try again."""
 

@@ -27,6 +27,11 @@ def pytest_addoption(parser):
         help="write docs/faults.md from what tests/sinks/test_fault_matrix.py observes",
     )
     parser.addoption(
+        "--screenshots",
+        type=Path,
+        help="folder for the pictures that tests/live/test_live_browser.py takes of the page",
+    )
+    parser.addoption(
         "--without-way",
         choices=WAYS,
         help="leave out the tests of one way to serve where they are run for each",

@@ -10,9 +10,10 @@ from typing import Any
 
 from segsrv import process
 from segsrv.commands import standing
-from segsrv.commands.journals import aside, folders
+from segsrv.commands.journals import aside
 from segsrv.commands.output import counted
 from segsrv.commands.preflight import check_sinks, describe, verified
+from segsrv.delivery.journals import folders
 from segsrv.errors import DataDirUnusable
 from segsrv.geoip.databases import describe as describe_databases
 from segsrv.journal import segments

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from segsrv.delivery.journals import journal_dir
+from segsrv.delivery.journals import folders
 from segsrv.journal.survey import Survey
 from segsrv.settings import Settings
 
-_NAME = re.compile(r"w\d{1,6}")
 _ASIDE = re.compile(r"\d{20}\.(?:segment|journal)\.(damaged|torn)-\d+(?:\.\d+)?")
 
 
@@ -21,20 +20,6 @@ def surveys(settings: Settings) -> dict[str, Survey]:
 
     """
     return {path.name: Survey(path) for path in folders(settings)}
-
-
-def folders(settings: Settings) -> list[Path]:
-    """Return the folders of all journals, in the order of the workers.
-
-    Raises:
-        OSError: They can't be listed.
-
-    """
-    root = journal_dir(settings)
-    if not root.is_dir():
-        return []
-    found = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name[1:]))
 
 
 def aside(directory: Path) -> list[Path]:

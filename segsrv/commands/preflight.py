@@ -17,6 +17,7 @@ from segsrv.geoip.databases import describe as describe_databases
 from segsrv.http.analytics_js import AnalyticsJs
 from segsrv.http.auth import Keyring
 from segsrv.http.cors import Cors
+from segsrv.ops.token import token_path
 from segsrv.settings import Settings, sources
 from segsrv.sinks import registry
 from segsrv.sinks.registry import Built
@@ -105,6 +106,8 @@ def describe(settings: Settings, sinks: Sequence[Built]) -> list[str]:
         rows["transform"] = ", ".join(functions)
     if settings.ops_listen:
         rows["ops"] = f"http://{settings.ops_listen}"
+        rows["live page"] = f"http://{settings.ops_listen}/live"
+        rows["ops token"] = str(token_path(settings))
     return [f"  {name:<11} {value}" for name, value in rows.items()]
 
 

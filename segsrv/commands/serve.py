@@ -9,6 +9,7 @@ from typing import Any
 from segsrv import logs, process
 from segsrv.commands.preflight import describe, verified
 from segsrv.delivery.journals import journal_dir
+from segsrv.ops.token import kept_token, token_path
 from segsrv.settings import Settings, sources
 from segsrv.sinks.stdout.sink import StdoutSink
 from segsrv.write_keys import key_path
@@ -32,6 +33,7 @@ def run(flags: argparse.Namespace) -> int:
     has_own_key = not settings.all_keys()
     # An earlier start that failed may have made the key, but it told nobody.
     is_first_start = has_own_key and not journal_dir(settings).exists()
+    has_new_token = bool(settings.ops_listen) and not token_path(settings).exists()
 
     def announce(url: str, settings: Settings) -> None:
         lines = [f"segsrv listening on {url}", *describe(settings, sinks)]
@@ -39,6 +41,8 @@ def run(flags: argparse.Namespace) -> int:
             lines.append(f"  key file    {key_path(settings)}")
         if is_first_start:
             lines += ["", "A write key was made. Try it:", "", _curl(url, settings)]
+        if has_new_token:
+            lines += ["", f"Sign in to the live page with: {kept_token(settings)}"]
         # Where events go to the standard output, nothing else does.
         is_taken = any(isinstance(built.sink, StdoutSink) for built in sinks)
         print("\n".join(lines), flush=True, file=sys.stderr if is_taken else sys.stdout)

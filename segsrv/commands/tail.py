@@ -5,23 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from segsrv.commands.journals import folders
 from segsrv.commands.output import harmless, print_json
 from segsrv.commands.parts import add_common_flags, guarded, load
-from segsrv.live.events import JournalFollower, shown
-from segsrv.live.letters import LettersFollower
-from segsrv.live.reports import RefusalsFollower, Reports
-from segsrv.settings import Settings
+from segsrv.live.wanted import Wanted
+from segsrv.live.watching import POLL_S, SHOWN_MAX, Item, Watcher
 
-POLL_S = 0.25
-SHOWN_MAX = 50
-"""Lines a poll; nobody reads faster, and the rest is counted."""
 LINE_CHARS_MAX = 300
-
-Item = Mapping[str, Any]
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
@@ -44,80 +35,31 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Print until it is interrupted, or nobody reads it any more."""
-    settings = load(flags)
-    tail = Tail(settings, flags)
-    show = _print_json if flags.is_json else _print_text
-    tail.turn(show, shown_max=max(flags.lines, 0))
-    if not tail.is_running:
+    kinds: frozenset[str] = frozenset()
+    if flags.refused:
+        kinds = frozenset({"refused", "letter"})
+    elif flags.type or flags.event:
+        # What is refused has neither.
+        kinds = frozenset({"event"})
+    wanted = Wanted(flags.key or "", flags.type or "", flags.event or "", kinds)
+    watcher = Watcher(load(flags), wanted)
+    show = print_json if flags.is_json else _print_text
+    items, _left_out = watcher.turn(max(flags.lines, 0))
+    if not watcher.is_running:
         print("segsrv: no server runs on this data directory", file=sys.stderr)
     while True:
+        for item in items:
+            show(item)
         sys.stdout.flush()
         time.sleep(POLL_S)
-        tail.turn(show, shown_max=SHOWN_MAX)
-
-
-class Tail:
-    """Follows all that a data directory tells."""
-
-    def __init__(self, settings: Settings, wanted: argparse.Namespace) -> None:
-        self._settings = settings
-        self._wanted = wanted
-        self._journals: dict[str, JournalFollower] = {}
-        self._letters = LettersFollower(settings.data_dir / "dead-letter")
-        self._reports = Reports(settings.data_dir)
-        self._refusals = RefusalsFollower()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a server said lately that it is there."""
-        return bool(self._reports.by_name)
-
-    def turn(self, show: Callable[[Item], None], *, shown_max: int) -> None:
-        """Show what is new, the newest *shown_max* of it.
-
-        Raises:
-            OSError: A disk refused to read.
-
-        """
-        self._reports.read()
-        found, passed_over = ([], 0) if self._wanted.refused else self._events(shown_max)
-        refused = [*self._refusals.read(self._reports), *self._letters.read()]
-        found += [item for item in refused if self._is_wanted(item)]
-        found.sort(key=lambda item: item["at_ms"])
-        passed_over += max(len(found) - shown_max, 0)
-        if passed_over and shown_max == SHOWN_MAX:
-            show({"kind": "passed_over", "events": passed_over})
-        for item in found[-shown_max:] if shown_max else ():
-            show(item)
-
-    def _events(self, events_max: int) -> tuple[list[Item], int]:
-        found: list[Item] = []
-        passed_over = 0
-        for folder in folders(self._settings):
-            follower = self._journals.setdefault(folder.name, JournalFollower(folder))
-            followed = follower.read(max(events_max, 1))
-            found += [item for each in followed.events if self._is_wanted(item := shown(each))]
-            passed_over += followed.passed_over
-        return found, passed_over
-
-    def _is_wanted(self, item: Item) -> bool:
-        wanted = self._wanted
-        if wanted.key is not None and item.get("key") != wanted.key:
-            return False
-        if item["kind"] != "event":
-            return wanted.refused or (wanted.type is None and wanted.event is None)
-        if wanted.type is not None and item["type"] != wanted.type:
-            return False
-        return wanted.event is None or item["event"].get("event") == wanted.event
-
-
-def _print_json(item: Item) -> None:
-    print_json(item)
+        items, left_out = watcher.turn(SHOWN_MAX)
+        if left_out:
+            items = [{"kind": "left_out", "items": left_out}, *items]
 
 
 def _print_text(item: Item) -> None:
-    if item["kind"] == "passed_over":
-        print(f"... {item['events']:,} more")
+    if item["kind"] == "left_out":
+        print(f"... {item['items']:,} more")
         return
     at_s, at_ms = divmod(item["at_ms"], 1_000)
     clock = f"{time.strftime('%H:%M:%S', time.localtime(at_s))}.{at_ms:03d}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from segsrv.sinks.registry import resolve
 
 logger = logging.getLogger(__name__)
 
+_NAME = re.compile(r"w\d{1,6}")
 LOCK = "delivery.lock"
 ORIGIN = "origin"
 FOLDERS = ("journal", "dead-letter", "events", "state", "set-aside")
@@ -28,6 +30,20 @@ FOLDERS = ("journal", "dead-letter", "events", "state", "set-aside")
 def journal_dir(settings: Settings) -> Path:
     """Return the folder of all workers' journals, which a server makes when it first starts."""
     return settings.data_dir / "journal"
+
+
+def folders(settings: Settings) -> list[Path]:
+    """Return the folders of all journals, in the order of the workers.
+
+    Raises:
+        OSError: They can't be listed.
+
+    """
+    root = journal_dir(settings)
+    if not root.is_dir():
+        return []
+    found = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name[1:]))
 
 
 def cursor_dir(settings: Settings) -> Path:

@@ -61,6 +61,15 @@ class Health:
 
         The state of the sinks is told too, which changes nothing of the answer's status.
         """
+        details = await self.details()
+        for found in details["workers"]:
+            if not found["ready"]:
+                fault = _fault(found["code"], f"worker {found['worker']}: {found['message']}")
+                return responses.error(fault, retry_after_s=self._retry_after_s, details=details)
+        return responses.ok(orjson.dumps({"status": "ok", **details}))
+
+    async def details(self) -> dict[str, Any]:
+        """Return the state of each of the `workers`, and of the `sinks` as far as it is known."""
         state, others = await asyncio.gather(self._state(), self._peers.others())
         workers = []
         for name in self._peers.workers:
@@ -71,11 +80,7 @@ class Health:
             details |= _delivery_of(others.get(DELIVERY))
         elif self._station.delivery is not None:
             details["sinks"] = self._station.delivery.report()
-        for found in workers:
-            if not found["ready"]:
-                fault = _fault(found["code"], f"worker {found['worker']}: {found['message']}")
-                return responses.error(fault, retry_after_s=self._retry_after_s, details=details)
-        return responses.ok(orjson.dumps({"status": "ok", **details}))
+        return details
 
     async def metrics(self, _request: web.Request) -> web.Response:
         """Answer with Prometheus text."""

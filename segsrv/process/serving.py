@@ -14,6 +14,7 @@ from functools import partial
 from segsrv.addresses import Address
 from segsrv.board import Board, BoardFiles
 from segsrv.errors import SegsrvError
+from segsrv.ops.token import kept_token
 from segsrv.process import handover
 from segsrv.process.children import Child, Start
 from segsrv.process.delivering import run_delivery
@@ -60,6 +61,9 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
             settings = dataclasses.replace(settings, ops_listen=str(address))
         # Only now: a start that fails for its port should leave no key that nobody was told.
         settings = with_keys(settings)
+        if settings.ops_listen:
+            # Before there are workers that would each make one.
+            kept_token(settings)
 
         def on_all_ready() -> None:
             if handed is None:

@@ -45,7 +45,15 @@ class Settings:
     host: str = option("0.0.0.0", "address to listen on")  # noqa: S104
     port: int = option(8080, "port to listen on; 0 picks a free one", low=0, high=65535)
     ops_listen: str = option(
-        "", "HOST:PORT for metrics, readiness details and openapi.json, off the public port"
+        "",
+        "HOST:PORT for the live page, metrics, readiness details, openapi.json; "
+        "off the public port",
+    )
+    ops_hosts: tuple[str, ...] = option(
+        (), "names that browsers reach ops_listen by, such as ops.example.com behind a proxy"
+    )
+    live_viewers_max: int = option(
+        8, "live pages that are watched at once, per worker; 503 above", low=0, high=64
     )
     workers: int = option(1, "processes, each with its own journal", low=1, high=256)
     delivery: DeliveryIn = option(

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import Chromium
+
+from tests.chromium import Chromium
 
 HERE = Path(__file__).resolve().parent
 TABLE_TEST = HERE / "test_table.py"

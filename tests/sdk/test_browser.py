@@ -19,13 +19,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from chromium import Chromium, Page
 from clients import HERE, require
 from observations import dropped_after, observe
 from outage import Outage
 from pages import Pages
 from stored_calls import all_stored
 
+from tests.chromium import Chromium, Page
 from tests.server_process import ServerProcess
 from tests.waiting import wait_until
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import Chromium
 from clients import HERE, node_program, require, run
 from pages import Pages
 from recorder import Recorder
 from stored_calls import Event
 
+from tests.chromium import Chromium
 from tests.server_process import MOUNTED, ServerProcess
 
 PACKAGE = "@jitsu/sdk-js"

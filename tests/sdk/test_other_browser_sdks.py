@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from chromium import Chromium, Page
 from clients import HERE, require
 from observations import dropped_after, observe
 from outage import Outage
 from pages import Pages
 from stored_calls import Event, all_stored, shaped, take_event_id
 
+from tests.chromium import Chromium, Page
 from tests.server_process import ServerProcess
 from tests.site import COMPAT, FLAT, Site
 

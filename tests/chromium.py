@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from clients import require
-
+from tests.needs import skip_or_fail
 from tests.waiting import wait_until
 
 ANSWER_TIMEOUT_S = 30.0
@@ -71,7 +70,8 @@ class Chromium:
 
     def __init__(self, profile: Path) -> None:
         program = shutil.which("chromium")
-        require("chromium", installed=program is not None)
+        if program is None:
+            skip_or_fail("chromium is not installed; tests/sdk/install_browser.sh installs it")
         self._numbers = itertools.count(1)
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any]]] = {}
         self._pages: dict[str, Page] = {}

@@ -109,6 +109,30 @@ class TestEvents:
         click(opened, "#pause")
         wait_until(lambda: len(texts(opened, "#event .row")) == 2)
 
+    def test_it_reconnects(self, opened, served):
+        """After a break of the connection what is known is shown again, each event once."""
+        served.say(event(1))
+        wait_until(lambda: len(texts(opened, "#event .row")) == 1)
+        served.cut()
+        wait_until(lambda: texts(opened, "#state") == ["Reconnecting"])
+        served.say(event(2))
+        wait_until(lambda: texts(opened, "#event .name") == ["Signed Up 2", "Signed Up 1"])
+        opened.complaints[:] = [one for one in opened.complaints if "ERR_" not in one]
+
+    def test_rows_stay_while_paused(self, opened, served):
+        """A break of the connection takes nothing away from somebody who reads."""
+        served.say(event(1))
+        wait_until(lambda: len(texts(opened, "#event .row")) == 1)
+        click(opened, "#pause")
+        served.cut()
+        wait_until(lambda: len(served.feed.wanted) == 2)
+        wait_until(lambda: texts(opened, "#pause") == ["Resume (1 new)"])
+        assert len(texts(opened, "#event .row")) == 1
+        click(opened, "#pause")
+        wait_until(lambda: texts(opened, "#pause") == ["Pause"])
+        assert len(texts(opened, "#event .row")) == 1
+        opened.complaints[:] = [one for one in opened.complaints if "ERR_" not in one]
+
 
 class TestHostile:
     def test_markup_is_text(self, opened, served):

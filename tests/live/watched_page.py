@@ -155,6 +155,11 @@ class WatchedPage:
         for item in items:
             self._loop.call_soon_threadsafe(self.feed.say, item)
 
+    def cut(self) -> None:
+        """Break the connections of all who watch."""
+        for request in list(self.feed.page._open.values()):
+            self._loop.call_soon_threadsafe(request.transport.abort)
+
     def path(self, path) -> str:
         return urllib.parse.urljoin(self.url, path)
 

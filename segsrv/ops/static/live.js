@@ -16,6 +16,7 @@ let shown = "event";
 let isPaused = false;
 let isConnected = false;
 let leftOut = 0;
+let isStale = false;
 let lastStatus = null;
 let connection = null;
 
@@ -118,6 +119,8 @@ function rowOf(item) {
 
 function draw() {
   if (!isPaused) {
+    if (isStale) for (const list of Object.values(lists)) list.replaceChildren();
+    isStale = false;
     for (const [kind, items] of Object.entries(coming)) {
       if (!items.length) continue;
       const list = lists[kind];
@@ -276,8 +279,9 @@ function take(item) {
 }
 
 function forget() {
+  // The rows themselves stay for as long as the page is paused.
+  isStale = true;
   for (const kind of Object.keys(lists)) {
-    lists[kind].replaceChildren();
     coming[kind].length = 0;
     counts[kind] = 0;
   }

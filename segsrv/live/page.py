@@ -40,7 +40,7 @@ class LivePage:
         self._watch = watch
         self._viewers_max = viewers_max
         self._viewers = 0
-        self._waiting: set[Waiting] = set()
+        self._open: dict[Waiting, web.Request] = {}
         self._is_stopping = False
 
     def add_to(self, app: web.Application) -> None:
@@ -52,8 +52,10 @@ class LivePage:
 
     async def _stop(self, _app: web.Application) -> None:
         self._is_stopping = True
-        for waiting in self._waiting:
+        for waiting, request in self._open.items():
             waiting.has_some.set()
+            if request.transport is not None and request.protocol.writing_paused:
+                request.transport.abort()
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         """Answer with server-sent events, each the JSON of one item, until the viewer leaves."""
@@ -84,7 +86,7 @@ class LivePage:
         )
         waiting = Waiting()
         filling = asyncio.create_task(waiting.fill(self._watch(wanted)), name="segsrv-live")
-        self._waiting.add(waiting)
+        self._open[waiting] = request
         try:
             await answer.prepare(request)
             await self._write_on(request, answer, waiting, filling)
@@ -93,7 +95,7 @@ class LivePage:
             if request.transport is not None:
                 request.transport.abort()
         finally:
-            self._waiting.discard(waiting)
+            del self._open[waiting]
             filling.cancel()
             await asyncio.wait([filling])
         if not filling.cancelled() and (error := filling.exception()) is not None:
@@ -110,7 +112,9 @@ class LivePage:
         end_s = time.monotonic() + STREAM_S_MAX
         await answer.write(b": hello\n\n")
         written_s = time.monotonic()
-        while not self._is_stopping and not filling.done() and time.monotonic() < end_s:
+        while not self._is_stopping and time.monotonic() < end_s:
+            if filling.done() and not waiting.has_some.is_set():
+                return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(waiting.has_some.wait(), LOOK_S)
             if request.transport is None or request.transport.is_closing():

@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 
@@ -91,8 +91,9 @@ class SignIn:
             self._check_source(request)
             if (request.content_length or FORM_BYTES_MAX + 1) > FORM_BYTES_MAX:
                 raise Forbidden("the form is too large, or doesn't say how large it is")
-            token = (await request.post()).get("token")
-            self._check_token(token.strip() if isinstance(token, str) else "", request.remote or "")
+            body = (await request.read()).decode("utf-8", "replace")
+            token = dict(parse_qsl(body[:FORM_BYTES_MAX])).get("token", "")
+            self._check_token(token.strip(), request.remote or "")
         except Unauthorized:
             return self._form(401, "This is not the token.")
         except TooManyTries as error:

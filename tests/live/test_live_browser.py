@@ -76,7 +76,7 @@ class TestEvents:
         assert texts(opened, "#event .key") == ["web", "web"]
         click(opened, "#event summary")
         wait_until(lambda: texts(opened, "#event pre") != [])
-        assert '"userId": "u1"' in texts(opened, "#event pre")[0]
+        assert '"user_id": "u1"' in texts(opened, "#event pre")[0]
         assert "id-2" in texts(opened, "#event .facts")[0]
 
     def test_rows_are_bounded(self, opened, served):
@@ -109,11 +109,35 @@ class TestEvents:
         click(opened, "#pause")
         wait_until(lambda: len(texts(opened, "#event .row")) == 2)
 
+    def test_it_reconnects(self, opened, served):
+        """After a break of the connection what is known is shown again, each event once."""
+        served.say(event(1))
+        wait_until(lambda: len(texts(opened, "#event .row")) == 1)
+        served.cut()
+        wait_until(lambda: texts(opened, "#state") == ["Reconnecting"])
+        served.say(event(2))
+        wait_until(lambda: texts(opened, "#event .name") == ["Signed Up 2", "Signed Up 1"])
+        opened.complaints[:] = [one for one in opened.complaints if "ERR_" not in one]
+
+    def test_rows_stay_while_paused(self, opened, served):
+        """A break of the connection takes nothing away from somebody who reads."""
+        served.say(event(1))
+        wait_until(lambda: len(texts(opened, "#event .row")) == 1)
+        click(opened, "#pause")
+        served.cut()
+        wait_until(lambda: len(served.feed.wanted) == 2)
+        wait_until(lambda: texts(opened, "#pause") == ["Resume (1 new)"])
+        assert len(texts(opened, "#event .row")) == 1
+        click(opened, "#pause")
+        wait_until(lambda: texts(opened, "#pause") == ["Pause"])
+        assert len(texts(opened, "#event .row")) == 1
+        opened.complaints[:] = [one for one in opened.complaints if "ERR_" not in one]
+
 
 class TestHostile:
     def test_markup_is_text(self, opened, served):
         """What clients sent is shown as they sent it, in each place, and none of it runs."""
-        body = {MARKUP: MARKUP, "event_type": MARKUP, "list": [{MARKUP: MARKUP}]}
+        body = {MARKUP: MARKUP, "event_name": MARKUP, "list": [{MARKUP: MARKUP}]}
         told = dict.fromkeys(("key", "message", "excerpt", "path", "code", "worker"), MARKUP)
         served.say(
             event(type=MARKUP + "type", id=MARKUP, format=MARKUP, key=MARKUP, event=body),
@@ -189,10 +213,10 @@ def busy() -> list[dict]:
     names = ["Signed Up", "Order Completed", "Video Started", "A rather long name, as some are"]
     events = []
     for number in range(40):
-        body = {"event_type": names[number % 4], "userId": f"u{number}", "api_key": "[key web]"}
+        body = {"event_name": names[number % 4], "user_id": f"u{number}", "api_key": "[key web]"}
         size = 300 + 97 * number % 4_000
         events.append(event(number, key=("web", "ios-app")[number % 2], bytes=size, event=body))
-    events[38] |= {"type": "identify", "event": {"userId": "u38", "traits_plan": "team"}}
+    events[38] |= {"type": "identify", "event": {"user_id": "u38", "traits_plan": "team"}}
     well = {"name": "file", "state": "ok", "message": "", "events_per_s": 412.5}
     well |= {"lag_events": 0, "lag_bytes": 0, "lag_s": 0.0, "eta_s": 0.0}
     down = {"name": "clickhouse", "state": "retrying", "message": "connection refused"}

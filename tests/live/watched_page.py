@@ -25,7 +25,12 @@ def event(number=1, **changes) -> dict:
         "format": "flat",
         "type": "track",
         "id": f"id-{number}",
-        "event": {"event_type": f"Signed Up {number}", "userId": "u1", "api_key": "[key web]"},
+        "event": {
+            "event_type": "track",
+            "event_name": f"Signed Up {number}",
+            "user_id": "u1",
+            "api_key": "[key web]",
+        },
         "bytes": 812,
     }
     return {**item, **changes}
@@ -90,6 +95,7 @@ class ScriptedFeed:
         self.known: list[dict] = []
         self.watchers: list[asyncio.Queue] = []
         self.wanted = []
+        self.page: LivePage | None = None
 
     def say(self, item) -> None:
         self.known.append(item)
@@ -119,7 +125,8 @@ def application(feed, *, viewers_max=8) -> web.Application:
     app = web.Application()
     sign_in = SignIn(TOKEN)
     sign_in.add_to(app)
-    LivePage(sign_in, feed.watch, viewers_max=viewers_max).add_to(app)
+    feed.page = LivePage(sign_in, feed.watch, viewers_max=viewers_max)
+    feed.page.add_to(app)
     return app
 
 
@@ -147,6 +154,11 @@ class WatchedPage:
     def say(self, *items) -> None:
         for item in items:
             self._loop.call_soon_threadsafe(self.feed.say, item)
+
+    def cut(self) -> None:
+        """Break the connections of all who watch."""
+        for request in list(self.feed.page._open.values()):
+            self._loop.call_soon_threadsafe(request.transport.abort)
 
     def path(self, path) -> str:
         return urllib.parse.urljoin(self.url, path)

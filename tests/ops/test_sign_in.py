@@ -198,6 +198,21 @@ class TestOtherSites:
         assert answer.headers["Cache-Control"] == "no-store"
 
 
+class TestForm:
+    @pytest.mark.parametrize(
+        ("body", "content_type"),
+        [
+            (b"\xff\xfe=&&token", "application/x-www-form-urlencoded; charset=none"),
+            (b"--x\r\nbroken", "multipart/form-data; boundary=x"),
+            (b"&" * 3_000, "text/plain"),
+        ],
+    )
+    async def test_what_is_no_form(self, client, body, content_type):
+        """It holds no token, which is told as ever."""
+        headers = {"Content-Type": content_type}
+        assert (await client.post("/sign-in", data=body, headers=headers)).status == 401
+
+
 class TestTries:
     async def test_guessing_ends(self, client):
         """After some wrong tokens none is looked at, in either form; a session goes on."""

@@ -16,6 +16,7 @@ let shown = "event";
 let isPaused = false;
 let isConnected = false;
 let leftOut = 0;
+let isStale = false;
 let lastStatus = null;
 let connection = null;
 
@@ -65,8 +66,15 @@ function time(ms) {
 function nameOf(item) {
   const event = item.event || {};
   const inner = event.eventn_ctx && typeof event.eventn_ctx === "object" ? event.eventn_ctx : {};
-  const found = [event.event, event.event_name, event.name, inner.event_name, event.event_type]
+  const found = [event.event_name, event.event, inner.event_name, event.name]
     .find((value) => typeof value === "string" && value !== "" && value !== item.type);
+  return found || "";
+}
+
+function userOf(item) {
+  const event = item.event || {};
+  const found = [event.userId, event.user_id, event.user_anonymous_id, event.anonymousId]
+    .find((value) => typeof value === "string" && value !== "");
   return found || "";
 }
 
@@ -88,7 +96,8 @@ function rowOf(item) {
   summary.append(at);
   if (item.kind === "event") {
     part(summary, "type", item.type);
-    part(summary, "name", nameOf(item));
+    const name = nameOf(item);
+    part(summary, name ? "name" : "name user", name || userOf(item));
   } else {
     part(summary, "type", item.kind === "refused" ? `${item.status} ${item.code}` : item.reason);
     part(summary, "name", item.message);
@@ -110,6 +119,8 @@ function rowOf(item) {
 
 function draw() {
   if (!isPaused) {
+    if (isStale) for (const list of Object.values(lists)) list.replaceChildren();
+    isStale = false;
     for (const [kind, items] of Object.entries(coming)) {
       if (!items.length) continue;
       const list = lists[kind];
@@ -191,7 +202,8 @@ function drawSinks(sinks) {
       Number.isFinite(sink.lag_events) ? `${count(sink.lag_events)} events` : "",
       bytes(sink.lag_bytes), duration(sink.lag_s),
     ].filter(Boolean).join(" · ");
-    card.append(head, make("p", "lag", `${lag} behind`));
+    const isCaughtUp = !sink.lag_events && !sink.lag_bytes;
+    card.append(head, make("p", "lag", isCaughtUp ? "up to date" : `${lag} behind`));
     const speed = [`${rate(sink.events_per_s)} events/s`];
     if (Number.isFinite(sink.eta_s) && sink.eta_s > 1) speed.push(`caught up in ${duration(sink.eta_s)}`);
     card.append(make("p", "hint", speed.join(" · ")));
@@ -267,8 +279,9 @@ function take(item) {
 }
 
 function forget() {
+  // The rows themselves stay for as long as the page is paused.
+  isStale = true;
   for (const kind of Object.keys(lists)) {
-    lists[kind].replaceChildren();
     coming[kind].length = 0;
     counts[kind] = 0;
   }

@@ -34,10 +34,12 @@ class Keyring:
         self._by_hash: dict[bytes, Key] = {}
         for key in keys:
             # jitsu-js sends `id:secret`, everything else the secret alone.
-            for credential in (key.secret, f"{key.id}:{key.secret}"):
-                self._by_hash[_hash(credential)] = key
+            for secret in key.secrets:
+                for credential in (secret, f"{key.id}:{secret}"):
+                    self._by_hash[_hash(credential)] = key
         self._credential_bytes_max = max(
-            (len(f"{key.id}:{key.secret}".encode()) for key in keys), default=0
+            (len(f"{key.id}:{secret}".encode()) for key in keys for secret in key.secrets),
+            default=0,
         )
         # Python finds a cached text by a keyed hash first, so this gives no timing away either.
         self._from_basic = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_basic)

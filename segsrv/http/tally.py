@@ -67,7 +67,9 @@ class Tally:
         self.counters = counters
         self._seldom = Seldom(clock)
         self._keeps_addresses = settings.ip_policy == "keep"
-        self._ids_by_secret = {key.secret: key.id for key in settings.all_keys()}
+        self._ids_by_secret = {
+            secret: key.id for key in settings.all_keys() for secret in key.secrets
+        }
         self._secret_lengths = sorted({len(secret) for secret in self._ids_by_secret}, reverse=True)
 
     def refused(

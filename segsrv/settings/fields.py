@@ -8,12 +8,14 @@ dataclass, and `settle` in its `__post_init__` converts or refuses every value, 
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from segsrv.errors import SettingsError
 from segsrv.settings.kinds import (
     Choice,
     FilePath,
@@ -29,6 +31,7 @@ from segsrv.settings.kinds import (
 )
 
 T = TypeVar("T")
+_FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _RESOLVED: dict[type, dict[str, Kind]] = {}
 
 
@@ -90,6 +93,17 @@ def settle(instance: Any, where: str = "") -> None:
         value = kind.take(getattr(instance, name), where + name)
         # The only moment at which a frozen instance is not yet anybody's.
         object.__setattr__(instance, name, value)
+
+
+def check_function(value: str, where: str) -> None:
+    """Refuse what can't name a function; whether there is one is found out where it runs.
+
+    Raises:
+        SettingsError: It is not empty, and no `package.module:function`.
+
+    """
+    if value and not _FUNCTION.fullmatch(value):
+        raise SettingsError(f"{where}={value[:200]}: expected package.module:function")
 
 
 def _kind_of_field(cls: type, spec: dataclasses.Field[Any], hints: Mapping[str, Any]) -> Kind:

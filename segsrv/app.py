@@ -31,6 +31,7 @@ from segsrv.ops.health import Health
 from segsrv.ops.listener import ops_application
 from segsrv.ops.metrics import Metrics
 from segsrv.ops.peers import Peers
+from segsrv.rates import Rates
 from segsrv.settings import Settings
 from segsrv.write_keys import with_keys
 
@@ -53,23 +54,25 @@ _OPERATED = web.AppKey("segsrv_operated", _Operated)
 
 
 def create_app(
-    settings: Settings | None = None, *, worker: int = 0, board: Board | None = None
+    settings: Settings | None = None,
+    *,
+    worker: int = 0,
+    board: Board | None = None,
+    rates: Rates | None = None,
 ) -> web.Application:
     """Build the ingest application; it is complete, so it can be mounted with `add_subapp`.
 
     It opens its journal when it starts and closes it when it is cleaned up. Several may live in one
     process, each with its own `data_dir`. *worker* is this process's number where several processes
     share a `data_dir`, from 0 to `settings.workers - 1`. With *board*, which `segsrv serve` makes,
-    another process delivers what this one takes in.
+    another process delivers what this one takes in, and in *rates* all count what keys send.
 
     Raises:
         SettingsError: A sink's URL, a proxy network or a GeoIP database is wrong.
 
     """
     settings = with_keys(settings or Settings())
-    user_agents = UserAgents(
-        entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
-    )
+    user_agents = _user_agents(settings)
     databases = _databases(settings)
     pipeline = Pipeline(
         event_bytes_max=settings.event_bytes_max,
@@ -81,7 +84,7 @@ def create_app(
     client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
     tally = Tally(settings, Counters())
     callers = Callers(settings, keyring, cors, client_address, tally)
-    ingest = Ingest(settings, keyring, cors, pipeline, callers, tally)
+    ingest = Ingest(settings, keyring, cors, pipeline, callers, tally, rates)
     handlers = Handlers(ingest, keyring, client_address, tally)
     station = Station(settings, worker=worker, board=board)
     peers = _peers(settings, worker, has_delivery=board is not None)
@@ -110,6 +113,12 @@ def create_app(
         cors,
     )
     return app
+
+
+def _user_agents(settings: Settings) -> UserAgents:
+    return UserAgents(
+        entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
+    )
 
 
 def _databases(settings: Settings) -> Databases:

@@ -25,7 +25,7 @@ from segsrv.delivery.shipper import Shipper
 from segsrv.delivery.source import Source
 from segsrv.errors import SinkClosed
 from segsrv.journal.dead_letters import DeadLetters
-from segsrv.settings import Settings
+from segsrv.settings import Key, Settings
 from segsrv.sinks.registry import Built
 
 logger = logging.getLogger(__name__)
@@ -225,12 +225,20 @@ class Delivery:
                 config.batch_interval_s,
                 min(UNSAVED_BYTES_MAX, settings.journal_bytes_max // UNSAVED_PARTS),
             ),
-            picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
+            picks=Filter.of(config, built.name, settings.all_keys()),
             judge=self._judge(path.stem),
             inherit=find,
             is_ours=lambda name, *moment: stood_at(self._directory(name), *moment),
             guard=self._guard,
         )
+
+    def use_keys(self, keys: Sequence[Key]) -> None:
+        """Let the sinks get what *keys* say; what is being sent goes on as it was picked.
+
+        It may be called from another thread.
+        """
+        for built, shipper in self._pairs():
+            shipper.pick_by(Filter.of(built.config, built.name, keys))
 
     def _judge(self, name: str) -> Judge | None:
         settings = self._settings

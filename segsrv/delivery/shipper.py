@@ -59,11 +59,9 @@ class Shipper:
         is_ours: IsOurs = lambda _name, _position, _time_ms: False,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        self.name = name
-        self.sink = sink
+        self.name, self.sink = name, sink
         self.stats = ShipperStats()
-        self.attempts = attempts
-        self.rejects = rejects
+        self.attempts, self.rejects = attempts, rejects
         self.is_waiting = False
         self.on_waiting: Callable[[], None] = lambda: None
         self.on_advance: Callable[[], object] = lambda: None
@@ -72,10 +70,8 @@ class Shipper:
         self._limits = limits = limits if writer is None else limits.in_steps()
         self._picks = picks or Filter()
         self.judge = judge
-        self._inherit = inherit
-        self._is_ours = is_ours
-        self._salt = secrets.token_hex(SALT_BYTES)
-        self._has_asked = False
+        self._inherit, self._is_ours = inherit, is_ours
+        self._salt, self._has_asked = secrets.token_hex(SALT_BYTES), False
         self._oldest_ms = self._turn = 0
         self._flow = None
         if writer is not None:
@@ -118,6 +114,12 @@ class Shipper:
     def lag_s(self) -> float:
         """How old the oldest event is that is being delivered; 0 if there is none."""
         return max(time.time() - self._oldest_ms / 1_000, 0.0) if self._oldest_ms else 0.0
+
+    def pick_by(self, picks: Filter) -> None:
+        """Pick the events of further batches by *picks*, which another thread may replace."""
+        self._picks = picks
+        if self._flow is not None:
+            self._flow.picks = picks
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"segsrv-{self.name}")
@@ -340,8 +342,8 @@ class Shipper:
     async def _batch(self, bundle: Bundle, batch_id: str) -> Batch | None:
         """Return the events that the sink gets of *bundle*; None if it gets none."""
         slices = bundle.slices
-        if self._picks:
-            slices = self._picks.pick(slices)
+        if picks := self._picks:
+            slices = picks.pick(slices)
             self.stats.filtered_events += bundle.events - bundles.count(slices)
         if self.judge is not None and slices:
             judge, picked = self.judge, slices

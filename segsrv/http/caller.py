@@ -120,10 +120,6 @@ class Callers:
         self._cors = cors
         self._tally = tally
         self._seldom = Seldom()
-        self._stored_keys = {
-            key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
-            for key in settings.all_keys()
-        }
         self._ok = lru_cache(OKS_CACHED_MAX)(lambda origin: answers.ok(cors.headers(origin)))
 
     def of(self, request: Request, target: Target) -> Caller:
@@ -172,9 +168,9 @@ class Callers:
         return other
 
     def _terms(self, caller: Caller, key: Key) -> Terms:
-        target = caller.target
+        target, stored = caller.target, self._settings.stored_api_key
         sender = Sender(
-            api_key=self._stored_keys[key.id],
+            api_key={"secret": key.secret, "id": key.id, "none": None}[stored],
             address=caller.address,
             user_agent=caller.user_agent,
             cookie_policy=caller.cookie_policy,
@@ -183,6 +179,7 @@ class Callers:
             is_client=target.is_client,
             gives_user_agent=target.gives_user_agent,
             correct_timestamps=self._settings.correct_timestamps,
+            types=frozenset(key.types),
         )
         return Terms(sender, (OK, 200, target.kind, key.id), key.id)
 

@@ -11,7 +11,14 @@ import logging
 from collections.abc import Callable, Generator
 from functools import partial
 
-from segsrv.errors import BadRequest, Overloaded, SegsrvError, ShuttingDown, Unavailable
+from segsrv.errors import (
+    BadRequest,
+    Overloaded,
+    RateLimited,
+    SegsrvError,
+    ShuttingDown,
+    Unavailable,
+)
 from segsrv.events import Outcome, Payload, Pipeline, parse, parsing
 from segsrv.events.counters import OK
 from segsrv.events.scan import check_values, few_values_bytes, has_few_values
@@ -29,7 +36,8 @@ from segsrv.http.tally import Tally
 from segsrv.http.turns import Turns
 from segsrv.journal import facts
 from segsrv.journal.group_commit import GroupCommit
-from segsrv.settings import MIB, Settings
+from segsrv.rates import Rates
+from segsrv.settings import MIB, Key, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +61,9 @@ class Ingest:
         pipeline: Pipeline,
         callers: Callers,
         tally: Tally,
+        rates: Rates | None = None,
     ) -> None:
+        """*rates* are those of all workers; without any they are counted for this one alone."""
         self.commit: GroupCommit | None = None
         self.receiving = Receiving(
             body_bytes_max=settings.body_bytes_max,
@@ -68,6 +78,7 @@ class Ingest:
         self._pipeline = pipeline
         self._callers = callers
         self._tally = tally
+        self._rates = rates or Rates(is_shared=False)
         self.counters = tally.counters
         self._turns = Turns()
         self._values_max = settings.body_values_max
@@ -84,6 +95,8 @@ class Ingest:
         taking = _Taking(self, caller, give)
         if caller.fault is not None:
             self.refuse(taking, caller.fault)
+        elif (fault := self.debt(caller)) is not None:
+            self.refuse(taking, fault)
         elif len(body) <= SMALL_BYTES_MAX and _has_few_objects(body):
             try:
                 self._take_now(taking, body)
@@ -99,6 +112,15 @@ class Ingest:
                 return
             self._turns.add(caller.address, self._steps(taking, body), partial(self.refuse, taking))
 
+    def debt(self, caller: Caller) -> RateLimited | None:
+        """Return why *caller* should not even send its body now, for the rate of its key."""
+        if caller.key is not None and caller.key.rate_events_per_s:
+            try:
+                self._rates.check(caller.key)
+            except RateLimited as fault:
+                return fault
+        return None
+
     def refused(self, caller: Caller, fault: Exception) -> Answer:
         """Return the answer to a request whose head or body is refused, and count it."""
         return self._failed(caller, caller.key_id, fault)
@@ -113,7 +135,7 @@ class Ingest:
         if commit is None or not body:
             commit = self._open_commit(body)
         if taking.key is None:
-            for _ in self._keyring.search(body):
+            for _ in self._keyring.search(body, self._check_rate):
                 pass
         # Asked before the work is done: what is stored has about the size of what was sent.
         commit.check_room(len(body))
@@ -135,7 +157,10 @@ class Ingest:
         """Do as `_take_now` does, in steps of which only one is long: the parser's."""
         commit = self._open_commit(body)
         if taking.key is None:
-            yield from self._keyring.search(body)
+            yield from self._keyring.search(body, self._check_rate)
+        else:
+            # Its turn may come late.
+            self._check_rate(taking.key)
         commit.check_room(min(len(body), ROOM_BYTES_MAX))
         yield from check_values(body, self._values_max)
         if len(body) > SMALL_BYTES_MAX:
@@ -168,6 +193,14 @@ class Ingest:
             self._cors.check(key, caller.origin)
         check_shape(payload, caller.target)
         taking.terms = caller.own_terms or self._callers.terms(caller, key)
+        if key.rate_events_per_s:
+            # Only now is known how many they are; others may have been faster meanwhile.
+            self._rates.charge(key, len(payload.items))
+
+    def _check_rate(self, key: Key) -> None:
+        """Refuse a key in debt before its body is worked on, which may take long and be no use."""
+        if key.rate_events_per_s:
+            self._rates.check(key)
 
     def _commit(self, commit: GroupCommit, taking: _Taking) -> None:
         if taking.held_bytes:

@@ -22,7 +22,8 @@ from segsrv.process.open_files import check_files, raise_file_limit
 from segsrv.process.roster import Roster
 from segsrv.process.succession import Succession
 from segsrv.process.supervisor import Supervisor
-from segsrv.process.worker import run_worker
+from segsrv.process.worker import Shared, run_worker
+from segsrv.rates import Rates
 from segsrv.settings import Settings
 from segsrv.write_keys import with_keys
 
@@ -77,7 +78,10 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
             board_files = BoardFiles(*handed.some_files(BOARD_FILES)) if handed else None
             board = stack.enter_context(contextlib.closing(Board(settings.workers, board_files)))
             successor.files |= zip(BOARD_FILES, board.files, strict=True)
-        found = children(settings, listeners, board)
+        rates_fd = handed.files["rates"] if handed else None
+        rates = stack.enter_context(contextlib.closing(Rates(rates_fd)))
+        successor.files["rates"] = rates.memory_fd
+        found = children(settings, listeners, Shared(board, rates))
         memory_fd = handed.files["roster"] if handed else None
         roster = stack.enter_context(contextlib.closing(Roster(len(found), memory_fd)))
         successor.files["roster"] = roster.memory_fd
@@ -118,7 +122,7 @@ def _serve_alone(
             for name, listener in listeners.opened().items()
         }
         alone = Start(on_all_ready, stop_s_max=worker_stop_s_max(settings), successor=successor)
-        status = run_worker(settings, listeners, None, 0, alone)
+        status = run_worker(settings, listeners, Shared(), 0, alone)
         if status == 0 and successor.is_due:
             try:
                 successor.execute()
@@ -140,24 +144,24 @@ def worker_stop_s_max(settings: Settings) -> float:
     return 2 * settings.shutdown_grace_s + STOP_MARGIN_S
 
 
-def children(settings: Settings, listeners: Listeners, board: Board | None) -> list[Child]:
+def children(settings: Settings, listeners: Listeners, shared: Shared) -> list[Child]:
     """Return the processes that a server consists of, apart from their parent.
 
-    With *board* one of them delivers for all workers.
+    With a board one of them delivers for all workers.
     """
     found = [
         Child(
             f"w{number}",
-            partial(run_worker, settings, listeners, board, number),
+            partial(run_worker, settings, listeners, shared, number),
             stop_s_max=worker_stop_s_max(settings),
         )
         for number in range(settings.workers)
     ]
-    if board is not None:
+    if shared.board is not None:
         found.append(
             Child(
                 "delivery",
-                partial(run_delivery, settings, board),
+                partial(run_delivery, settings, shared.board),
                 stop_s_max=settings.shutdown_grace_s + STOP_MARGIN_S,
                 is_needed=False,
                 is_last=True,

@@ -8,7 +8,7 @@ Rules:
 - A bucket is one word: the time at which it will be full again. One that is full by now is as good
   as one that nobody has used, so its place may be taken by another key.
 - Whoever changes a word holds a lock of the kernel's, which no process that was killed keeps. It is
-  tried for some microseconds: a process that was halted keeps it, and then a charge may be lost,
+  tried for a millisecond: a process that was halted keeps it, and then a charge may be lost,
   which is better than a loop that stands still.
 - Reading takes no lock.
 """
@@ -34,8 +34,10 @@ WORD_BYTES = 8
 PLACES = 1 << 14
 PLACE_WORDS = 2
 PROBES_MAX = 32
-LOCK_TRIES_MAX = 200
-"""About a tenth of a millisecond, fifty times as long as the lock is needed."""
+LOCK_TRIES_MAX = 1_000
+"""About a millisecond. The lock is needed for microseconds, unless who has it has to wait for a
+processor: so whoever waits lets others have one.
+"""
 RETRY_S_MAX = 3_600
 ROUNDING_EVENTS = 0.1
 TAGS_CACHED_MAX = 16_384
@@ -135,6 +137,7 @@ class Rates:
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             except OSError:
+                os.sched_yield()
                 continue
             is_locked = True
             break

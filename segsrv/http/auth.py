@@ -39,6 +39,10 @@ class Keyring:
     """
 
     def __init__(self, keys: Iterable[Key]) -> None:
+        self.use(keys)
+
+    def use(self, keys: Iterable[Key]) -> None:
+        """Know *keys* from now on, and no others."""
         keys = tuple(keys)
         self._by_hash: dict[bytes, Key] = {}
         for key in keys:

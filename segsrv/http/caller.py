@@ -122,6 +122,10 @@ class Callers:
         self._seldom = Seldom()
         self._ok = lru_cache(OKS_CACHED_MAX)(lambda origin: answers.ok(cors.headers(origin)))
 
+    def forget(self) -> None:
+        """Forget what follows from keys: there are others now."""
+        self._ok.cache_clear()
+
     def of(self, request: Request, target: Target) -> Caller:
         """Return what the head of *request* says."""
         settings = self._settings

@@ -8,7 +8,7 @@ turns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 
 from segsrv.errors import (
@@ -70,6 +70,7 @@ class Ingest:
             reading_bytes_max=settings.reading_bytes_max,
             timeout_s=settings.body_timeout_s,
         )
+        self.on_new_keys: Callable[[], None] = lambda: None
         self.caller: Callable[[Request, Target], Caller] = callers.of
         self.caller_at: Callable[[Caller, str, str], Caller] = callers.at
         self._settings = settings
@@ -86,6 +87,14 @@ class Ingest:
         self._few_values_bytes = few_values_bytes(settings.body_values_max)
         self._batch_events_max = settings.batch_events_max
         self._batch_shared_bytes_max = settings.batch_shared_bytes_max
+
+    def use_keys(self, keys: Sequence[Key]) -> None:
+        """Go by *keys* for all requests that begin from now on; the others end as they began."""
+        self._keyring.use(keys)
+        self._cors.use(keys)
+        self._tally.use(keys)
+        self._callers.forget()
+        self.on_new_keys()
 
     def take(self, caller: Caller, body: bytes, give: Give) -> None:
         """Take the events of *body*; *give* is called once, on the loop, now or later.

@@ -139,6 +139,8 @@ class Successor:
         """
         handed = Handover(fixed=self._fixed, files=self.files, children=dict(children or {}))
         hold_signals()
+        # The next program has no handler for it for a while, and reads its settings anyway.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _set_inheritable(self.files.values(), is_inheritable=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -25,7 +25,7 @@ from segsrv.process.supervisor import Supervisor
 from segsrv.process.worker import Shared, run_worker
 from segsrv.rates import Rates
 from segsrv.settings import Settings
-from segsrv.write_keys import with_keys
+from segsrv.write_keys import KeySource, with_keys
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +34,23 @@ STOP_MARGIN_S = 5.0
 """What a process may take beyond its grace period before it counts as hung."""
 
 
-def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
+def serve(
+    settings: Settings,
+    announce: Callable[[str, Settings], None],
+    source: KeySource | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status.
 
     *announce* is called once, when every worker takes requests, with the address and the settings;
     they have their keys, and in `ops_listen` the port that was picked. It is not when this program
-    takes over from one before it in the same process, or only rehearses that.
+    takes over from one before it in the same process, or only rehearses that. New keys are read
+    from *source* while it runs.
     """
     if signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         # Until there is somebody for it, or it would end the server. One that is held was meant for
         # the program before, and for what is installed by now.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise_file_limit()
     check_files(settings)
     handed = handover.take()
@@ -71,7 +77,7 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
                 logger.info("restarted in place pid=%d", os.getpid())
 
         if settings.workers == 1 and not delivers_apart(settings):
-            return _serve_alone(settings, listeners, successor, on_all_ready)
+            return _serve_alone(settings, listeners, source, successor, on_all_ready)
         successor.files = {name: one.fileno() for name, one in listeners.opened().items()}
         board = None
         if delivers_apart(settings):
@@ -81,7 +87,7 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
         rates_fd = handed.files["rates"] if handed else None
         rates = stack.enter_context(contextlib.closing(Rates(rates_fd)))
         successor.files["rates"] = rates.memory_fd
-        found = children(settings, listeners, Shared(board, rates))
+        found = children(settings, listeners, Shared(board, rates, source))
         memory_fd = handed.files["roster"] if handed else None
         roster = stack.enter_context(contextlib.closing(Roster(len(found), memory_fd)))
         successor.files["roster"] = roster.memory_fd
@@ -111,6 +117,7 @@ def _listeners(
 def _serve_alone(
     settings: Settings,
     listeners: Listeners,
+    source: KeySource | None,
     successor: handover.Successor,
     on_all_ready: Callable[[], None],
 ) -> int:
@@ -122,7 +129,7 @@ def _serve_alone(
             for name, listener in listeners.opened().items()
         }
         alone = Start(on_all_ready, stop_s_max=worker_stop_s_max(settings), successor=successor)
-        status = run_worker(settings, listeners, Shared(), 0, alone)
+        status = run_worker(settings, listeners, Shared(source=source), 0, alone)
         if status == 0 and successor.is_due:
             try:
                 successor.execute()
@@ -161,7 +168,7 @@ def children(settings: Settings, listeners: Listeners, shared: Shared) -> list[C
         found.append(
             Child(
                 "delivery",
-                partial(run_delivery, settings, shared.board),
+                partial(run_delivery, settings, shared.board, shared.source),
                 stop_s_max=settings.shutdown_grace_s + STOP_MARGIN_S,
                 is_needed=False,
                 is_last=True,

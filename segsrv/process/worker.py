@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import ssl
 import sys
@@ -16,7 +17,7 @@ import uvloop
 from aiohttp import web
 
 from segsrv import allocator
-from segsrv.app import INGEST, STATION, create_app, create_ops_app
+from segsrv.app import INGEST, KEY_WATCH, STATION, create_app, create_ops_app
 from segsrv.board import Board
 from segsrv.errors import Overloaded, SegsrvError
 from segsrv.http.connection import Connection
@@ -33,6 +34,7 @@ from segsrv.process.roster import Place
 from segsrv.rates import Rates
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
+from segsrv.write_keys import KeySource
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Shared(NamedTuple):
 
     board: Board | None = None
     rates: Rates | None = None
+    source: KeySource | None = None
 
 
 def run_worker(
@@ -84,7 +87,10 @@ async def _serve(
     certificate = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)
-    app = create_app(settings, worker=worker, board=shared.board, rates=shared.rates)
+    app = create_app(
+        settings, worker=worker, board=shared.board, rates=shared.rates, source=shared.source
+    )
+    loop.add_signal_handler(signal.SIGHUP, app[KEY_WATCH].ask)
     tally, station = app[TALLY], app[STATION]
 
     def close() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -27,6 +27,7 @@ from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
 from segsrv.http.routes import add_routes
 from segsrv.http.tally import TALLY, Tally
+from segsrv.key_watch import KeyWatch
 from segsrv.live.page import LivePage
 from segsrv.live.watching import Feed
 from segsrv.ops.health import Health
@@ -35,8 +36,9 @@ from segsrv.ops.metrics import Metrics
 from segsrv.ops.peers import Peers, Report
 from segsrv.ops.sign_in import SignIn
 from segsrv.ops.token import kept_token
-from segsrv.settings import Settings
-from segsrv.write_keys import with_keys
+from segsrv.rates import Rates
+from segsrv.settings import Key, Settings
+from segsrv.write_keys import KeySource, with_keys
 
 logger = logging.getLogger(__name__)
 
@@ -52,50 +54,49 @@ class _Operated:
 
 
 STATION = web.AppKey("segsrv_station", Station)
+KEY_WATCH = web.AppKey("segsrv_key_watch", KeyWatch)
 INGEST = web.AppKey("segsrv_ingest", Ingest)
 _OPERATED = web.AppKey("segsrv_operated", _Operated)
 
 
 def create_app(
-    settings: Settings | None = None, *, worker: int = 0, board: Board | None = None
+    settings: Settings | None = None,
+    *,
+    worker: int = 0,
+    board: Board | None = None,
+    rates: Rates | None = None,
+    source: KeySource | None = None,
 ) -> web.Application:
     """Build the ingest application; it is complete, so it can be mounted with `add_subapp`.
 
     It opens its journal when it starts and closes it when it is cleaned up. Several may live in one
     process, each with its own `data_dir`. *worker* is this process's number where several processes
     share a `data_dir`, from 0 to `settings.workers - 1`. With *board*, which `segsrv serve` makes,
-    another process delivers what this one takes in.
+    another process delivers; in *rates* all count what keys send; *source* is where all keys of
+    *settings* came from. Files of keys are looked at again while the application runs.
 
     Raises:
         SettingsError: A sink's URL, a proxy network or a GeoIP database is wrong.
 
     """
-    settings = with_keys(settings or Settings())
-    user_agents = UserAgents(
-        entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
-    )
+    settings, source = _with_keys(settings or Settings(), source)
+    user_agents = _user_agents(settings)
     databases = _databases(settings)
     pipeline = Pipeline(
         event_bytes_max=settings.event_bytes_max,
         parse_user_agent=user_agents.parse,
         locate=databases.geo.locate,
     )
-    keyring = Keyring(settings.all_keys())
-    cors = Cors(settings.all_keys())
+    keyring, cors = Keyring(settings.all_keys()), Cors(settings.all_keys())
     client_address = ClientAddress(settings.trusted_proxies, settings.client_ip_header)
     tally = Tally(settings, Counters())
     callers = Callers(settings, keyring, cors, client_address, tally)
-    ingest = Ingest(settings, keyring, cors, pipeline, callers, tally)
+    ingest = Ingest(settings, keyring, cors, pipeline, callers, tally, rates)
     handlers = Handlers(ingest, keyring, client_address, tally)
     station = Station(settings, worker=worker, board=board)
     peers = _peers(settings, worker, has_delivery=board is not None)
-    health = Health(
-        station,
-        Metrics(tally.counters, station, user_agents, databases, peers, pipeline.hits),
-        peers,
-        retry_after_s=settings.retry_after_s,
-        is_apart=bool(settings.ops_listen),
-    )
+    metrics = Metrics(tally.counters, station, user_agents, databases, peers, pipeline.hits)
+    health = _health(settings, station, metrics, peers)
 
     app = web.Application(client_max_size=settings.body_bytes_max)
     app[TALLY], app[STATION], app[INGEST] = tally, station, ingest
@@ -104,6 +105,7 @@ def create_app(
         _background(settings, peers, _report(health, tally), databases, pipeline)
     )
     app.on_shutdown.append(health.stop)
+    _watch_keys(app, settings, source)
     app[_OPERATED] = _Operated(settings, health)
     add_routes(
         app,
@@ -116,6 +118,53 @@ def create_app(
         cors,
     )
     return app
+
+
+def reload_keys(app: web.Application) -> None:
+    """Have *app*, which `create_app` returned, read its files of keys now.
+
+    What is new in them holds soon after. They are looked at every second anyway.
+
+    Raises:
+        ValueError: *app* is another application.
+
+    """
+    watch = app.get(KEY_WATCH)
+    if watch is None:
+        raise ValueError("expected an application that create_app returned")
+    watch.ask()
+
+
+def _with_keys(settings: Settings, source: KeySource | None) -> tuple[Settings, KeySource]:
+    if source is not None:
+        return settings, source
+    known = with_keys(settings)
+    return known, KeySource.of(lambda: settings, known)
+
+
+def _watch_keys(app: web.Application, settings: Settings, source: KeySource) -> None:
+    ingest, station = app[INGEST], app[STATION]
+
+    def use(keys: Sequence[Key]) -> None:
+        ingest.use_keys(keys)
+        station.use_keys(keys)
+
+    watch = KeyWatch(settings, source, use, tells=station.worker == 0)
+    app[KEY_WATCH] = watch
+    app.cleanup_ctx.append(_watching(watch))
+
+
+def _health(settings: Settings, station: Station, metrics: Metrics, peers: Peers) -> Health:
+    is_apart = bool(settings.ops_listen)
+    return Health(
+        *(station, metrics, peers), retry_after_s=settings.retry_after_s, is_apart=is_apart
+    )
+
+
+def _user_agents(settings: Settings) -> UserAgents:
+    return UserAgents(
+        entries_max=settings.user_agent_cache_entries_max, bot_words=settings.bot_words
+    )
 
 
 def _databases(settings: Settings) -> Databases:
@@ -199,6 +248,17 @@ def _background(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+    return context
+
+
+def _watching(watch: KeyWatch) -> Context:
+    async def context(_app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(watch.run(), name="segsrv-keys")
+        task.add_done_callback(_report_death)
+        yield
+        task.cancel()
+        await asyncio.wait([task])
 
     return context
 

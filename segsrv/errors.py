@@ -51,6 +51,20 @@ class Unauthorized(SegsrvError):
     code = "unauthorized"
 
 
+class RateLimited(SegsrvError):
+    """The key sends more than it may; the client should keep its events and try again.
+
+    `retry_after_s` is how many whole seconds it should wait.
+    """
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, message: str = "", *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class NotFound(SegsrvError):
     """No such path."""
 

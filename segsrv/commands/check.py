@@ -18,7 +18,7 @@ from segsrv.errors import DataDirUnusable
 from segsrv.geoip.databases import describe as describe_databases
 from segsrv.journal import segments
 from segsrv.settings import Settings, sources
-from segsrv.write_keys import key_path, with_kept_key
+from segsrv.write_keys import key_path, makes_key, with_kept_key
 
 
 def add_to(commands: argparse._SubParsersAction[Any]) -> None:
@@ -37,11 +37,11 @@ def run(flags: argparse.Namespace) -> int:
     except OSError as error:
         where = error.filename or settings.data_dir
         raise DataDirUnusable(f"{where}: can't be read: {error.strerror}") from error
-    has_own_key = not settings.all_keys()
+    has_own_key = makes_key(settings)
     settings = with_kept_key(settings)
     lines = describe(settings, sinks)
     if has_own_key:
-        when = "" if settings.all_keys() else " (made at the first start)"
+        when = "" if key_path(settings).exists() else " (made at the first start)"
         lines.append(f"  key file    {key_path(settings)}{when}")
     lines += [f"  database    {line}" for line in describe_databases(settings.geoip_db)]
     scheme = "https" if settings.tls_cert else "http"

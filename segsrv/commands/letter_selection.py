@@ -34,7 +34,8 @@ class Selection:
         since_ms, until_ms = times.span_ms(flags)
         # A letter may name its key by its secret, which no table shows.
         keys = known_keys(settings)
-        names = {key.secret: key.id for key in keys} | {key.id: key.id for key in keys}
+        names = {secret: key.id for key in keys for secret in key.secrets}
+        names |= {key.id: key.id for key in keys}
         return cls(
             settings.data_dir / "dead-letter",
             flags.sink_name,

@@ -23,7 +23,7 @@ from segsrv.sinks import registry
 from segsrv.sinks.registry import Built
 from segsrv.tls import Certificate
 from segsrv.transform.configured import check_functions, names_of
-from segsrv.write_keys import key_path, with_file_keys, with_kept_key
+from segsrv.write_keys import KeySource, key_path, with_file_keys, with_kept_key
 
 
 def verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
@@ -49,6 +49,20 @@ def verified(flags: argparse.Namespace) -> tuple[Settings, list[Built]]:
     if settings.tls_cert is not None and settings.tls_key is not None:
         Certificate(settings.tls_cert, settings.tls_key)
     return settings, sinks
+
+
+def key_source(flags: argparse.Namespace, settings: Settings) -> KeySource:
+    """Return where the keys of *settings*, which `verified` returned, can be read again.
+
+    It reads what `verified` read.
+    """
+    given, environ = vars(flags), dict(os.environ)
+
+    def read() -> Settings:
+        return sources.load(given, environ)
+
+    path = sources.config_path(given, environ)
+    return KeySource.of(read, settings, [path] if path is not None else [])
 
 
 async def check_sinks(sinks: Sequence[Built]) -> list[str]:

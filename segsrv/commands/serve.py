@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 from segsrv import logs, process
-from segsrv.commands.preflight import describe, verified
+from segsrv.commands.preflight import describe, key_source, verified
 from segsrv.delivery.journals import journal_dir
 from segsrv.ops.token import kept_token, token_path
 from segsrv.settings import Settings, sources
 from segsrv.sinks.stdout.sink import StdoutSink
-from segsrv.write_keys import key_path
+from segsrv.write_keys import key_path, makes_key
 
 _EXAMPLE = (
     '{"type":"track","event":"Hello","userId":"u1","context":{"ip":"81.2.69.142","userAgent":'
@@ -30,7 +30,7 @@ def add_to(commands: argparse._SubParsersAction[Any]) -> None:
 def run(flags: argparse.Namespace) -> int:
     settings, sinks = verified(flags)
     logs.configure(settings.log_level, settings.log_format)
-    has_own_key = not settings.all_keys()
+    has_own_key = makes_key(settings)
     # An earlier start that failed may have made the key, but it told nobody.
     is_first_start = has_own_key and not journal_dir(settings).exists()
     has_new_token = bool(settings.ops_listen) and not token_path(settings).exists()
@@ -47,7 +47,7 @@ def run(flags: argparse.Namespace) -> int:
         is_taken = any(isinstance(built.sink, StdoutSink) for built in sinks)
         print("\n".join(lines), flush=True, file=sys.stderr if is_taken else sys.stdout)
 
-    return process.serve(settings, announce)
+    return process.serve(settings, announce, key_source(flags, settings))
 
 
 def _curl(url: str, settings: Settings) -> str:

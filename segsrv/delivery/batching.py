@@ -35,7 +35,7 @@ class Batching:
         self._standing = standing
         self._disk = disk
         self._stats = stats
-        self._picks, self._judge, self._transforming, self._spool = chain
+        self.picks, self._judge, self._transforming, self._spool = chain
 
     def limits(self, limits: Limits) -> Limits:
         """Return how much is to be read for a batch within *limits*."""
@@ -75,8 +75,8 @@ class Batching:
 
     async def _picked(self, bundle: Bundle) -> Sequence[Slice]:
         slices = bundle.slices
-        if self._picks:
-            slices = self._picks.pick(slices)
+        if picks := self.picks:
+            slices = picks.pick(slices)
             self._stats.filtered_events += bundle.events - bundles.count(slices)
         if self._judge is not None and slices:
             slices = await self._disk.until_done(partial(self._judge.pick, slices))

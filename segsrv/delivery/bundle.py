@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, groupby
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from segsrv.delivery.source import Source
 from segsrv.errors import SinkMisconfigured
 from segsrv.journal.facts import Facts, Run, each
 from segsrv.journal.reader import Stored
+from segsrv.settings import Key, SinkConfig
 from segsrv.sinks.base import PLACEMENT_BYTES_MAX, Batch, Ends, Lines, Placement
 
 ID_CHARS = 24
@@ -114,13 +115,23 @@ class Limits:
 
 @dataclass(slots=True, frozen=True)
 class Filter:
-    """Which events a sink gets; an empty set means all."""
+    """Which events a sink gets; an empty set means all.
+
+    `other_key_ids` are those of keys whose events go to other sinks only.
+    """
 
     types: frozenset[str] = frozenset()
     key_ids: frozenset[str] = frozenset()
+    other_key_ids: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return bool(self.types or self.key_ids)
+        return bool(self.types or self.key_ids or self.other_key_ids)
+
+    @classmethod
+    def of(cls, config: SinkConfig, name: str, keys: Iterable[Key]) -> Filter:
+        """Return that of the sink *name*, by what it and *keys* say."""
+        others = (key.id for key in keys if key.sinks and name not in key.sinks)
+        return cls(frozenset(config.types), frozenset(config.key_ids), frozenset(others))
 
     def pick(self, slices: Sequence[Slice]) -> list[Slice]:
         """Return the parts of *slices* that pass."""
@@ -132,7 +143,8 @@ class Filter:
 
     def _of_run(self, run: Run) -> list[bool]:
         count = len(run.lengths)
-        if self.key_ids and run.key_id not in self.key_ids:
+        is_other = run.key_id in self.other_key_ids
+        if is_other or (self.key_ids and run.key_id not in self.key_ids):
             return [False] * count
         if not self.types:
             return [True] * count

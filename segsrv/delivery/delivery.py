@@ -27,7 +27,7 @@ from segsrv.delivery.spool import Spool
 from segsrv.delivery.transforming import MADE_PARTS_MAX, TIMEOUT_S, Transforming
 from segsrv.errors import SinkClosed
 from segsrv.journal.dead_letters import DeadLetters
-from segsrv.settings import Settings
+from segsrv.settings import Key, Settings
 from segsrv.sinks.registry import Built
 from segsrv.transform.configured import hello_of
 from segsrv.transform.transformer import Transformer
@@ -231,7 +231,7 @@ class Delivery:
                 config.batch_interval_s,
                 min(UNSAVED_BYTES_MAX, settings.journal_bytes_max // UNSAVED_PARTS),
             ),
-            picks=Filter(frozenset(config.types), frozenset(config.key_ids)),
+            picks=Filter.of(config, built.name, settings.all_keys()),
             judge=self._judge(path.stem),
             transforming=transforming,
             spool=self._spool(path.stem),
@@ -261,6 +261,14 @@ class Delivery:
             retry=attempts.until_taken,
         )
         return Transforming(transformer, self._spool(name), letters, attempts)
+
+    def use_keys(self, keys: Sequence[Key]) -> None:
+        """Let the sinks get what *keys* say; what is being sent goes on as it was picked.
+
+        It may be called from another thread.
+        """
+        for built, shipper in self._pairs():
+            shipper.pick_by(Filter.of(built.config, built.name, keys))
 
     def _judge(self, name: str) -> Judge | None:
         settings = self._settings

@@ -60,7 +60,7 @@ class Flow:
         self._standing = standing
         self._attempts = attempts
         self._limits = limits
-        self._picks = picks
+        self.picks = picks
         self._judge = judge
         self._note_read = note_read
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="segsrv-flow")
@@ -220,18 +220,20 @@ class Flow:
     ) -> Stepped:
         bundle = bundles.read(sources, marks, self._limits)
         self._note_read(bundle)
-        passing = self._picks.pick(bundle.slices) if self._picks else bundle.slices
+        picks = self.picks
+        passing = picks.pick(bundle.slices) if picks else bundle.slices
         slices = self._judge.pick(passing) if self._judge and passing else passing
         if slices:
             parts = [content_of(part) for part in slices]
             placement, is_written = self._writer.append(parts, placement)
             if not is_written:
                 return Stepped(None, placement)
-        filtered = bundle.events - bundles.count(passing) if self._picks else 0
+        filtered = bundle.events - bundles.count(passing) if picks else 0
         return Stepped(bundle, placement, bundles.count(slices), filtered)
 
     def _pick(self, slices: Sequence[Slice]) -> Sequence[Slice]:
-        passing = self._picks.pick(slices) if self._picks else slices
+        picks = self.picks
+        passing = picks.pick(slices) if picks else slices
         return self._judge.pick(passing) if self._judge and passing else passing
 
     async def _run(self, work: Callable[[], T]) -> T:

@@ -64,12 +64,10 @@ class Shipper:
         is_ours: IsOurs = lambda _name, _position, _time_ms: False,
         guard: Callable[[], None] = lambda: None,
     ) -> None:
-        self.name = name
-        self.sink = sink
-        self.stats = ShipperStats()
-        self.attempts = attempts
-        self.rejects = rejects
-        self.is_waiting = False
+        self.name, self.sink, self.stats = name, sink, ShipperStats()
+        self.attempts, self.rejects = attempts, rejects
+        # What is left of a full batch has waited for its interval.
+        self.is_waiting = self._is_behind = False
         self.on_waiting: Callable[[], None] = lambda: None
         self.on_advance: Callable[[], object] = lambda: None
         self.standing = Standing(name, sources, cursor, guard)
@@ -77,23 +75,18 @@ class Shipper:
         self.transforming = transforming
         self._limits = limits = limits if writer is None or transforming else limits.in_steps()
         self.judge = judge
-        self._inherit = inherit
-        self._is_ours = is_ours
-        self._salt = secrets.token_hex(SALT_BYTES)
-        self._has_asked = False
-        self._oldest_ms = self._turn = 0
-        self._flow = None
+        self._inherit, self._is_ours = inherit, is_ours
+        self._salt, self._has_asked = secrets.token_hex(SALT_BYTES), False
+        self._oldest_ms, self._turn, self._flow = 0, 0, None
+        self._resending: Inheritance | None = None
         if writer is not None:
             how = (picks or Filter(), judge, self._note_read)
             self._flow = Flow(writer, self.standing, attempts, limits, *how)
-        # What is left of a full batch has waited for its interval.
-        self._is_behind = False
-        self._resending: Inheritance | None = None
         self._disk = disk = DiskThread(name)
         chain = (picks or Filter(), judge, transforming, spool)
         self._batching = Batching(self.standing, disk, self.stats, chain)
-        asked = (attempts, disk.attempts, transforming and transforming.attempts)
-        self._all_attempts = [each for each in asked if each]
+        self._all_attempts = [attempts, disk.attempts]
+        self._all_attempts += [transforming.attempts] if transforming else []
         self._grown, self._stopping = asyncio.Event(), asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -124,6 +117,12 @@ class Shipper:
     def lag_s(self) -> float:
         """How old the oldest event is that is being delivered; 0 if there is none."""
         return max(time.time() - self._oldest_ms / 1_000, 0.0) if self._oldest_ms else 0.0
+
+    def pick_by(self, picks: Filter) -> None:
+        """Pick the events of further batches by *picks*, which another thread may replace."""
+        self._batching.picks = picks
+        if self._flow is not None:
+            self._flow.picks = picks
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"segsrv-{self.name}")
@@ -316,7 +315,8 @@ class Shipper:
                 return False
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
-        self.is_waiting = False
+        # What is left of a full batch has waited for its interval.
+        self.is_waiting = self._is_behind = False
         self.on_waiting()
         if self.lag_bytes < self._limits.enough_bytes and not self._is_behind:
             # A stop ends this wait at once: the grace period is for sending.

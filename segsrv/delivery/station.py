@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from segsrv.board import Board
@@ -18,7 +18,7 @@ from segsrv.delivery.source import LeftSource, OwnSource
 from segsrv.errors import JournalFault
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.group_commit import GroupCommit
-from segsrv.settings import Settings
+from segsrv.settings import Key, Settings
 from segsrv.sinks.registry import build, resolve
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,11 @@ class Station:
     def shippers(self) -> list[Shipper]:
         """Those of this process."""
         return self.delivery.shippers if self.delivery is not None else []
+
+    def use_keys(self, keys: Sequence[Key]) -> None:
+        """Let sinks get what *keys* say, where they are fed from here."""
+        if self.delivery is not None:
+            self.delivery.use_keys(keys)
 
     async def start(self) -> None:
         """Open the journals and begin to deliver.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import orjson
@@ -62,7 +63,7 @@ def refuse(
         BadRequest: It came alone.
 
     """
-    message = _explain(item, reason, event_bytes_max)
+    message = _explain(item, reason, event_bytes_max, sender.types)
     if not is_batch:
         raise BadRequest(message, code=reason)
     letter = {
@@ -75,7 +76,9 @@ def refuse(
     outcome.dead_letters.append(_dead_letter(letter, item))
 
 
-def _explain(item: Any, reason: str, event_bytes_max: int) -> str:
+def _explain(item: Any, reason: str, event_bytes_max: int, types: Collection[str]) -> str:
+    if reason == "type_not_allowed":
+        return f"the write key may send only {', '.join(sorted(types))}"
     if reason == "event_too_large":
         size = len(orjson.dumps(item)) + 1
         return f"the event takes {size} bytes, the limit is {event_bytes_max}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from segsrv.events import loop, segment
+from segsrv.events import allowed, loop, segment
 from segsrv.events.batches import Batch
 from segsrv.events.formats import Format
 from segsrv.events.lookups import Hits, Lookups, Places, UserAgentParts
@@ -59,6 +59,9 @@ class Pipeline:
         moment = self._clock.moment() if now is None else Moment(now)
         outcome = Outcome(moment.received_ms)
         items, batch = payload.items, None
+        if sender.types:
+            for _ in self._set_aside(payload, sender, moment, outcome):
+                pass
         if payload.is_batch:
             items.reverse()
             batch = Batch(payload)
@@ -93,6 +96,8 @@ class Pipeline:
         """
         moment = self._clock.moment() if now is None else Moment(now)
         outcome.received_ms = moment.received_ms
+        if sender.types:
+            yield from self._set_aside(payload, sender, moment, outcome)
         items = payload.items
         items.reverse()
         batch = Batch(payload) if payload.is_batch else None
@@ -114,6 +119,14 @@ class Pipeline:
                 outcome,
             )
             yield
+
+    def _set_aside(
+        self, payload: Payload, sender: Sender, moment: Moment, outcome: Outcome
+    ) -> Iterator[None]:
+        return allowed.set_aside(
+            *(payload.items, sender, moment, self.event_bytes_max, outcome),
+            is_batch=payload.is_batch,
+        )
 
 
 def _store_of(output: Format) -> Store:

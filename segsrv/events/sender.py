@@ -22,7 +22,8 @@ class Sender:
     all. `address` is the client's, empty when unknown; `user_agent` is the request's header, its
     bytes that are no UTF-8 as surrogate escapes. `event_type` is for events without one, where the
     path names it. `is_client` says that the events come from the user's own device, and so take its
-    address; `gives_user_agent`, that those which name no user agent take the request's.
+    address; `gives_user_agent`, that those which name no user agent take the request's. `types` are
+    those that it may send; empty means all.
     """
 
     api_key: str | None = field(repr=False)
@@ -34,6 +35,7 @@ class Sender:
     is_client: bool = False
     gives_user_agent: bool = False
     correct_timestamps: bool = False
+    types: frozenset[str] = frozenset()
 
 
 class Moment:

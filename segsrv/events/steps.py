@@ -15,6 +15,14 @@ UNSPECIFIED = ("0.0.0.0", "::")  # noqa: S104
 """A page names one of these for an event whose address is not to be stored."""
 
 
+def kind_of(item: Event, sender: Sender) -> str:
+    """Return the type of *item*, or what the path says where it has none; `other` if unknown."""
+    kind = item.get("type")
+    if kind is None:
+        kind = sender.event_type
+    return kind if kind.__class__ is str and kind in EVENT_TYPES else "other"
+
+
 def give_user_agent(item: Event, user_agent: str) -> None:
     """Put the request's *user_agent* where *item* names none."""
     context = as_object(item.get("context"), "context", item)

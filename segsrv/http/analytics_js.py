@@ -91,8 +91,9 @@ class AnalyticsJs:
 
     async def script(self, request: web.Request) -> web.Response:
         """Answer with what the snippet loads, or 404 for a key that is not configured."""
-        is_known = self._keyring.find(request.match_info["key"]) is not None
-        return self._answer(request, self._script if is_known else None)
+        key = self._keyring.find(request.match_info["key"])
+        is_good = key is not None and not key.disabled
+        return self._answer(request, self._script if is_good else None)
 
     async def bundle(self, request: web.Request) -> web.Response:
         """Answer with a file of the folder, most often a chunk."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from segsrv.errors import SegsrvError, Unavailable
+from segsrv.errors import RateLimited, SegsrvError, Unavailable
 
 SERVER = "segsrv"
 JSON = "application/json"
@@ -80,7 +80,9 @@ def refusal(
 ) -> Answer:
     """Turn an error of the tree into its answer; *details* become further fields of it."""
     message = str(fault)
-    if isinstance(fault, Unavailable):
+    if isinstance(fault, RateLimited):
+        retry_after_s = fault.retry_after_s
+    if isinstance(fault, Unavailable | RateLimited):
         # Both names and whole seconds: browsers up to 1.83 read the second, most others the first.
         seconds = str(retry_after_s)
         headers = {**headers, "Retry-After": seconds, "X-RateLimit-Reset": seconds}

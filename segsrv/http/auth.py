@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 from multidict import istr
 
-from segsrv.errors import Unauthorized
+from segsrv.errors import SegsrvError, Unauthorized
 from segsrv.events.scan import check_ends, write_key_texts
 from segsrv.http.request import Request
 from segsrv.settings import Key
@@ -22,6 +22,15 @@ CREDENTIAL_CHARS_MAX = 1_024
 BASIC_CHARS_CACHED_MAX = 512
 
 
+class KeyDisabled(Unauthorized):
+    """The key is known and was disabled by the operator."""
+
+    code = "key_disabled"
+
+    def __init__(self) -> None:
+        super().__init__("the write key is disabled")
+
+
 class Keyring:
     """The configured keys, found by the hash of what a client sent.
 
@@ -30,14 +39,20 @@ class Keyring:
     """
 
     def __init__(self, keys: Iterable[Key]) -> None:
+        self.use(keys)
+
+    def use(self, keys: Iterable[Key]) -> None:
+        """Know *keys* from now on, and no others."""
         keys = tuple(keys)
         self._by_hash: dict[bytes, Key] = {}
         for key in keys:
             # jitsu-js sends `id:secret`, everything else the secret alone.
-            for credential in (key.secret, f"{key.id}:{key.secret}"):
-                self._by_hash[_hash(credential)] = key
+            for secret in key.secrets:
+                for credential in (secret, f"{key.id}:{secret}"):
+                    self._by_hash[_hash(credential)] = key
         self._credential_bytes_max = max(
-            (len(f"{key.id}:{key.secret}".encode()) for key in keys), default=0
+            (len(f"{key.id}:{secret}".encode()) for key in keys for secret in key.secrets),
+            default=0,
         )
         # Python finds a cached text by a keyed hash first, so this gives no timing away either.
         self._from_basic = lru_cache(CREDENTIALS_CACHED_MAX)(self._find_basic)
@@ -47,7 +62,7 @@ class Keyring:
         """Return the key of the request's headers or query; None if neither has a credential.
 
         Raises:
-            Unauthorized: There is a credential, and it is no configured key.
+            Unauthorized: There is a credential, and it is no configured key or a disabled one.
 
         """
         headers = request.headers
@@ -71,38 +86,51 @@ class Keyring:
         """Return the key that the body names.
 
         Raises:
-            Unauthorized: It names none, or one that is not configured.
+            Unauthorized: It names none, or one that is not configured or is disabled.
 
         """
         if write_key is None:
             raise _no_key()
         return _known(self.find(write_key))
 
-    def search(self, body: bytes) -> Iterator[None]:
+    def search(
+        self, body: bytes, check: Callable[[Key], None] = lambda _key: None
+    ) -> Iterator[None]:
         """Look for a configured key behind a name `writeKey` of *body*, a text a step.
 
         This is what a request without a key may cost. Where the key stands is not looked at: that
-        is for `from_body`, when the body is parsed.
+        is for `from_body`, when the body is parsed. A key that *check* refuses does not open.
+
 
         Raises:
             Unauthorized: There is none.
             BadRequest: Nor is the body whole.
+            SegsrvError: Those that are there are disabled, or refused by *check*.
 
         """
         has_text = False
+        refusal: SegsrvError | None = None
         for text in write_key_texts(body, key_bytes_max=self._credential_bytes_max):
             if text is not None:
-                if self._find_text(text) is not None:
-                    return
+                key = self._find_text(text)
                 has_text = True
+                if key is not None:
+                    try:
+                        check(_known(key))
+                    except SegsrvError as fault:
+                        refusal = fault
+                    else:
+                        return
             yield
         check_ends(body)
+        if refusal is not None:
+            raise refusal
         if has_text:
             raise _unknown_key()
         raise _no_key()
 
     def find(self, credential: str) -> Key | None:
-        """Return the key that *credential* is, if any.
+        """Return the key that *credential* is, if any, whether or not it is disabled.
 
         A long text is refused before the cache, which would keep it: a body may hold megabytes.
         """
@@ -125,6 +153,8 @@ class Keyring:
 def _known(key: Key | None) -> Key:
     if key is None:
         raise _unknown_key()
+    if key.disabled:
+        raise KeyDisabled
     return key
 
 

@@ -125,11 +125,11 @@ class Callers:
         self._cors = cors
         self._tally = tally
         self._seldom = Seldom()
-        self._stored_keys = {
-            key.id: {"secret": key.secret, "id": key.id, "none": None}[settings.stored_api_key]
-            for key in settings.all_keys()
-        }
         self._ok = lru_cache(OKS_CACHED_MAX)(lambda origin: answers.ok(cors.headers(origin)))
+
+    def forget(self) -> None:
+        """Forget what follows from keys: there are others now."""
+        self._ok.cache_clear()
 
     def of(self, request: Request, target: Target) -> Caller:
         """Return what the head of *request* says."""
@@ -182,9 +182,9 @@ class Callers:
         return other
 
     def _terms(self, caller: Caller, key: Key) -> Terms:
-        target = caller.target
+        target, stored = caller.target, self._settings.stored_api_key
         sender = Sender(
-            api_key=self._stored_keys[key.id],
+            api_key={"secret": key.secret, "id": key.id, "none": None}[stored],
             address=caller.address,
             user_agent=caller.user_agent,
             cookie_policy=caller.cookie_policy,
@@ -193,6 +193,7 @@ class Callers:
             is_client=target.is_client,
             gives_user_agent=target.gives_user_agent,
             correct_timestamps=self._settings.correct_timestamps,
+            types=frozenset(key.types),
         )
         return Terms(sender, _output(target, key), (OK, 200, target.kind, key.id), key.id)
 

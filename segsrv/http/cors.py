@@ -52,6 +52,10 @@ class Cors:
     """The rules of a set of keys. A preflight carries no key: any key's origins are good there."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
+        self.use(keys)
+
+    def use(self, keys: Iterable[Key]) -> None:
+        """Go by the rules of *keys* from now on."""
         self._keys = tuple(keys)
         self.allows = lru_cache(ORIGINS_CACHED_MAX)(self._allows)
         self._is_welcome = lru_cache(ORIGINS_CACHED_MAX)(self._some_key_allows)

@@ -71,8 +71,8 @@ class Handlers:
         *read* returns what stands for the body where events come in another part of the request.
         """
         caller = self._ingest.caller(view_of(request), target)
-        if caller.fault is not None:
-            return self._ingest.refused(caller, caller.fault)
+        if (fault := caller.fault or self._ingest.debt(caller)) is not None:
+            return self._ingest.refused(caller, fault)
         try:
             body = await (read or self._bodies.read)(request)
         except (SegsrvError, MemoryError) as error:

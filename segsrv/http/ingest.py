@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from time import monotonic
 
-from segsrv.errors import BadRequest, Overloaded, SegsrvError, ShuttingDown, Unavailable
+from segsrv.errors import (
+    BadRequest,
+    Overloaded,
+    RateLimited,
+    SegsrvError,
+    ShuttingDown,
+    Unavailable,
+)
 from segsrv.events import Outcome, Payload, Pipeline, parse, parsing
 from segsrv.events.counters import OK
 from segsrv.events.scan import check_values, few_values_bytes, has_few_values
@@ -32,7 +39,8 @@ from segsrv.http.tally import Tally
 from segsrv.http.turns import Turns
 from segsrv.journal import facts
 from segsrv.journal.group_commit import GroupCommit
-from segsrv.settings import MIB, Settings
+from segsrv.rates import Rates
+from segsrv.settings import MIB, Key, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -56,13 +64,16 @@ class Ingest:
         pipeline: Pipeline,
         callers: Callers,
         tally: Tally,
+        rates: Rates | None = None,
     ) -> None:
+        """*rates* are those of all workers; without any they are counted for this one alone."""
         self.commit: GroupCommit | None = None
         self.receiving = Receiving(
             body_bytes_max=settings.body_bytes_max,
             reading_bytes_max=settings.reading_bytes_max,
             timeout_s=settings.body_timeout_s,
         )
+        self.on_new_keys: Callable[[], None] = lambda: None
         self.caller: Callable[[Request, Target], Caller] = callers.of
         self.caller_at: Callable[[Caller, str, str], Caller] = callers.at
         self._settings = settings
@@ -71,6 +82,7 @@ class Ingest:
         self._pipeline = pipeline
         self._callers = callers
         self._tally = tally
+        self._rates = rates or Rates(is_shared=False)
         self.counters = tally.counters
         self._turns = Turns()
         self._values_max = settings.body_values_max
@@ -79,6 +91,14 @@ class Ingest:
         self._batch_events_max = settings.batch_events_max
         self._batch_shared_bytes_max = settings.batch_shared_bytes_max
 
+    def use_keys(self, keys: Sequence[Key]) -> None:
+        """Go by *keys* for all requests that begin from now on; the others end as they began."""
+        self._keyring.use(keys)
+        self._cors.use(keys)
+        self._tally.use(keys)
+        self._callers.forget()
+        self.on_new_keys()
+
     def take(self, caller: Caller, body: bytes, give: Give) -> None:
         """Take the events of *body*; *give* is called once, on the loop, now or later.
 
@@ -86,6 +106,9 @@ class Ingest:
         """
         if caller.fault is not None:
             give(self._failed(caller, caller.key_id, caller.fault, body))
+            return
+        if (fault := self.debt(caller)) is not None:
+            give(self._failed(caller, caller.key_id, fault, body))
             return
         taking = _Taking(self, caller, give)
         if len(body) <= SMALL_BYTES_MAX and _has_few_objects(body):
@@ -104,6 +127,15 @@ class Ingest:
             refuse = partial(self.refuse, taking, body=body[:EXCERPT_BYTES_MAX])
             self._turns.add(caller.address, self._steps(taking, body), refuse)
 
+    def debt(self, caller: Caller) -> RateLimited | None:
+        """Return why *caller* should not even send its body now, for the rate of its key."""
+        if caller.key is not None and caller.key.rate_events_per_s:
+            try:
+                self._rates.check(caller.key)
+            except RateLimited as fault:
+                return fault
+        return None
+
     def refused(self, caller: Caller, fault: Exception) -> Answer:
         """Return the answer to a request whose head or body is refused, and count it."""
         return self._failed(caller, caller.key_id, fault)
@@ -118,7 +150,7 @@ class Ingest:
         if commit is None or not body:
             commit = self._open_commit(body)
         if taking.key is None:
-            for _ in self._keyring.search(body):
+            for _ in self._keyring.search(body, self._check_rate):
                 pass
         # Asked before the work is done: what is stored has about the size of what was sent.
         commit.check_room(len(body))
@@ -140,7 +172,10 @@ class Ingest:
         """Do as `_take_now` does, in steps of which only one is long: the parser's."""
         commit = self._open_commit(body)
         if taking.key is None:
-            yield from self._keyring.search(body)
+            yield from self._keyring.search(body, self._check_rate)
+        else:
+            # Its turn may come late.
+            self._check_rate(taking.key)
         commit.check_room(min(len(body), ROOM_BYTES_MAX))
         yield from check_values(body, self._values_max)
         if len(body) > SMALL_BYTES_MAX:
@@ -173,6 +208,14 @@ class Ingest:
             self._cors.check(key, caller.origin)
         check_shape(payload, caller.target)
         taking.terms = caller.own_terms or self._callers.terms(caller, key)
+        if key.rate_events_per_s:
+            # Only now is known how many they are; others may have been faster meanwhile.
+            self._rates.charge(key, len(payload.items))
+
+    def _check_rate(self, key: Key) -> None:
+        """Refuse a key in debt before its body is worked on, which may take long and be no use."""
+        if key.rate_events_per_s:
+            self._rates.check(key)
 
     def _commit(self, commit: GroupCommit, taking: _Taking) -> None:
         if taking.held_bytes:

@@ -63,7 +63,8 @@ class ProjectSettings:
         """Answer with the project's settings, or 404 for a key that is not configured."""
         write_key = request.match_info["key"]
         headers = self._cors.headers(origin_of(request.headers))
-        if self._keyring.find(write_key) is None:
+        key = self._keyring.find(write_key)
+        if key is None or key.disabled:
             return responses.error(NotFound("there is no project with this write key"), headers)
         body = self._render(write_key, integration)
         headers |= {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol
 
 from aiohttp import web
@@ -16,7 +16,7 @@ from aiohttp import web
 from segsrv.events.counters import Counters, PathKind
 from segsrv.events.privacy import shorten_addresses
 from segsrv.http.refusals import Refusals, excerpt_of
-from segsrv.settings import Settings
+from segsrv.settings import Key, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,11 @@ class Tally:
         self.refusals = Refusals(clock)
         self._seldom = Seldom(clock)
         self._keeps_addresses = settings.ip_policy == "keep"
-        self._ids_by_secret = {key.secret: key.id for key in settings.all_keys()}
+        self.use(settings.all_keys())
+
+    def use(self, keys: Iterable[Key]) -> None:
+        """Take the secrets of *keys* out of texts from now on."""
+        self._ids_by_secret = {secret: key.id for key in keys for secret in key.secrets}
         self._secret_lengths = sorted({len(secret) for secret in self._ids_by_secret}, reverse=True)
 
     def refused(

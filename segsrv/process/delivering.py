@@ -19,23 +19,25 @@ from segsrv.delivery.delivery import Delivery
 from segsrv.delivery.source import FollowedSource, LeftSource, Source
 from segsrv.errors import JournalFault, SegsrvError
 from segsrv.journal import lock
+from segsrv.key_watch import KeyWatch
 from segsrv.ops.peers import DELIVERY, Peers, Report
 from segsrv.ops.sink_metrics import delivery_figures, delivery_report
 from segsrv.process.children import Start
 from segsrv.process.handover import hold_signals
 from segsrv.settings import Settings
 from segsrv.sinks.registry import build
+from segsrv.write_keys import KeySource
 
 logger = logging.getLogger(__name__)
 
 FULL_INTERVAL_S = 0.25
 
 
-def run_delivery(settings: Settings, board: Board, start: Start) -> int:
+def run_delivery(settings: Settings, board: Board, source: KeySource | None, start: Start) -> int:
     """Deliver in this process until it is told to stop; return the exit status."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_deliver(settings, board, start))
+            runner.run(_deliver(settings, board, source, start))
     except SegsrvError as error:
         if not start.is_quiet:
             print(f"segsrv: {error}", file=sys.stderr)  # noqa: T201
@@ -43,7 +45,9 @@ def run_delivery(settings: Settings, board: Board, start: Start) -> int:
     return 0
 
 
-async def _deliver(settings: Settings, board: Board, start: Start) -> None:
+async def _deliver(
+    settings: Settings, board: Board, source: KeySource | None, start: Start
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     # Not SIGINT, which a terminal sends to all: the workers end first.
@@ -62,6 +66,10 @@ async def _deliver(settings: Settings, board: Board, start: Start) -> None:
             asyncio.create_task(_publish(settings, delivery), name="segsrv-peers"),
             asyncio.create_task(allocator.trim_for_ever(), name="segsrv-trim"),
         ]
+        if source is not None:
+            watch = KeyWatch(settings, source, delivery.use_keys, tells=False)
+            loop.add_signal_handler(signal.SIGHUP, watch.ask)
+            tasks.append(asyncio.create_task(watch.run(), name="segsrv-keys"))
         if start.place is not None:
             tasks.append(asyncio.create_task(start.place.keep(), name="segsrv-place"))
         logger.info("started delivery pid=%d", os.getpid())

@@ -19,13 +19,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from segsrv import board
+from segsrv import board, rates
 from segsrv.errors import SegsrvError, SettingsError
 from segsrv.process import roster
 from segsrv.settings import Settings
 
 VARIABLE = "_SEGSRV_HANDOVER"
-FORMAT = f"1.{board.LAYOUT}.{roster.LAYOUT}"
+FORMAT = f"1.{board.LAYOUT}.{roster.LAYOUT}.{rates.LAYOUT}"
 """Of what is handed over. Another one needs an ordinary restart, as the rehearsal says."""
 REHEARSAL_S_MAX = 60.0
 """A command that takes longer is killed, and the server goes on as it is."""
@@ -139,6 +139,8 @@ class Successor:
         """
         handed = Handover(fixed=self._fixed, files=self.files, children=dict(children or {}))
         hold_signals()
+        # The next program has no handler for it for a while, and reads its settings anyway.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _set_inheritable(self.files.values(), is_inheritable=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -23,9 +23,10 @@ from segsrv.process.open_files import check_files, raise_file_limit
 from segsrv.process.roster import Roster
 from segsrv.process.succession import Succession
 from segsrv.process.supervisor import Supervisor
-from segsrv.process.worker import run_worker
+from segsrv.process.worker import Shared, run_worker
+from segsrv.rates import Rates
 from segsrv.settings import Settings
-from segsrv.write_keys import with_keys
+from segsrv.write_keys import KeySource, with_keys
 
 logger = logging.getLogger(__name__)
 
@@ -34,17 +35,23 @@ STOP_MARGIN_S = 5.0
 """What a process may take beyond its grace period before it counts as hung."""
 
 
-def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
+def serve(
+    settings: Settings,
+    announce: Callable[[str, Settings], None],
+    source: KeySource | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; return the exit status.
 
     *announce* is called once, when every worker takes requests, with the address and the settings;
     they have their keys, and in `ops_listen` the port that was picked. It is not when this program
-    takes over from one before it in the same process, or only rehearses that.
+    takes over from one before it in the same process, or only rehearses that. New keys are read
+    from *source* while it runs.
     """
     if signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
         # Until there is somebody for it, or it would end the server. One that is held was meant for
         # the program before, and for what is installed by now.
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     raise_file_limit()
     check_files(settings)
     handed = handover.take()
@@ -74,14 +81,17 @@ def serve(settings: Settings, announce: Callable[[str, Settings], None]) -> int:
                 logger.info("restarted in place pid=%d", os.getpid())
 
         if settings.workers == 1 and not delivers_apart(settings):
-            return _serve_alone(settings, listeners, successor, on_all_ready)
+            return _serve_alone(settings, listeners, source, successor, on_all_ready)
         successor.files = {name: one.fileno() for name, one in listeners.opened().items()}
         board = None
         if delivers_apart(settings):
             board_files = BoardFiles(*handed.some_files(BOARD_FILES)) if handed else None
             board = stack.enter_context(contextlib.closing(Board(settings.workers, board_files)))
             successor.files |= zip(BOARD_FILES, board.files, strict=True)
-        found = children(settings, listeners, board)
+        rates_fd = handed.files["rates"] if handed else None
+        rates = stack.enter_context(contextlib.closing(Rates(rates_fd)))
+        successor.files["rates"] = rates.memory_fd
+        found = children(settings, listeners, Shared(board, rates, source))
         memory_fd = handed.files["roster"] if handed else None
         roster = stack.enter_context(contextlib.closing(Roster(len(found), memory_fd)))
         successor.files["roster"] = roster.memory_fd
@@ -111,6 +121,7 @@ def _listeners(
 def _serve_alone(
     settings: Settings,
     listeners: Listeners,
+    source: KeySource | None,
     successor: handover.Successor,
     on_all_ready: Callable[[], None],
 ) -> int:
@@ -122,7 +133,7 @@ def _serve_alone(
             for name, listener in listeners.opened().items()
         }
         alone = Start(on_all_ready, stop_s_max=worker_stop_s_max(settings), successor=successor)
-        status = run_worker(settings, listeners, None, 0, alone)
+        status = run_worker(settings, listeners, Shared(source=source), 0, alone)
         if status == 0 and successor.is_due:
             try:
                 successor.execute()
@@ -144,24 +155,24 @@ def worker_stop_s_max(settings: Settings) -> float:
     return 2 * settings.shutdown_grace_s + STOP_MARGIN_S
 
 
-def children(settings: Settings, listeners: Listeners, board: Board | None) -> list[Child]:
+def children(settings: Settings, listeners: Listeners, shared: Shared) -> list[Child]:
     """Return the processes that a server consists of, apart from their parent.
 
-    With *board* one of them delivers for all workers.
+    With a board one of them delivers for all workers.
     """
     found = [
         Child(
             f"w{number}",
-            partial(run_worker, settings, listeners, board, number),
+            partial(run_worker, settings, listeners, shared, number),
             stop_s_max=worker_stop_s_max(settings),
         )
         for number in range(settings.workers)
     ]
-    if board is not None:
+    if shared.board is not None:
         found.append(
             Child(
                 "delivery",
-                partial(run_delivery, settings, board),
+                partial(run_delivery, settings, shared.board, shared.source),
                 stop_s_max=settings.shutdown_grace_s + STOP_MARGIN_S,
                 is_needed=False,
                 is_last=True,

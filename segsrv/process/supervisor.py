@@ -15,6 +15,7 @@ Rules:
 - A stop asks the children that are not `is_last` first, and those when the others have ended, so
   that delivery still finds what the last requests brought. One that has not ended `stop_s_max`
   after it was asked is killed, and the exit status is 1. A second SIGINT, not at once, kills all.
+- At SIGHUP all children look for new keys.
 - The children end by themselves when their parent is gone.
 """
 
@@ -118,6 +119,7 @@ class Supervisor:
             signal.signal(number, self._ask_to_stop)
         signal.signal(signal.SIGCHLD, lambda *_signal: None)
         signal.signal(signal.SIGUSR2, self._ask_to_roll)
+        signal.signal(signal.SIGHUP, self._pass_on)
         release_signals()
         # Not `select`, which knows the first 1,024 files only.
         woken = select.poll()
@@ -151,6 +153,12 @@ class Supervisor:
         elif number == signal.SIGINT and now_s >= self._stop_asked_s + AGAIN_S_MIN:
             self._is_at_once = True
         self._is_stopping = True
+
+    def _pass_on(self, number: int, _frame: object) -> None:
+        """Ask all children that are ready to read their keys; others have just read them."""
+        for state in self._states:
+            if state.pid and state.is_ready:
+                state.send(signal.Signals(number))
 
     def _ask_to_roll(self, *_signal: object) -> None:
         if self._succession is not None:
@@ -219,6 +227,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             # Meant for the parent, and sent to all processes of a service by some.
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
             if child.is_last:
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             release_signals()

@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 from aiohttp import web
 
 from segsrv import allocator
-from segsrv.app import INGEST, STATION, create_app, create_ops_app
+from segsrv.app import INGEST, KEY_WATCH, STATION, create_app, create_ops_app
 from segsrv.board import Board
 from segsrv.errors import Overloaded, SegsrvError
 from segsrv.http.connection import Connection
@@ -30,8 +31,10 @@ from segsrv.process.children import Start
 from segsrv.process.listening import Listeners
 from segsrv.process.open_files import Room, ops_room, public_room
 from segsrv.process.roster import Place
+from segsrv.rates import Rates
 from segsrv.settings import Settings
 from segsrv.tls import Certificate
+from segsrv.write_keys import KeySource
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +49,28 @@ LAST_REQUESTS_S = 0.1
 """At a stop, what new connections have sent by then is read and answered; idle ones are closed."""
 
 
+class Shared(NamedTuple):
+    """What all processes of a server have in common; None where there is but one."""
+
+    board: Board | None = None
+    rates: Rates | None = None
+    source: KeySource | None = None
+
+
 def run_worker(
-    settings: Settings, listeners: Listeners, board: Board | None, worker: int, start: Start
+    settings: Settings,
+    listeners: Listeners,
+    shared: Shared,
+    worker: int,
+    start: Start,
 ) -> int:
     """Serve in this process until it is told to stop; return the exit status.
 
-    With *board*, another process delivers.
+    With a board, another process delivers.
     """
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, listeners, board, worker, start))
+            runner.run(_serve(settings, listeners, shared, worker, start))
     except SegsrvError as error:
         if not start.is_quiet:
             print(f"segsrv: {error}", file=sys.stderr)  # noqa: T201
@@ -64,7 +79,7 @@ def run_worker(
 
 
 async def _serve(
-    settings: Settings, listeners: Listeners, board: Board | None, worker: int, start: Start
+    settings: Settings, listeners: Listeners, shared: Shared, worker: int, start: Start
 ) -> None:
     asked = Asked(start)
     asked.listen()
@@ -72,7 +87,10 @@ async def _serve(
     certificate = None
     if settings.tls_cert is not None and settings.tls_key is not None:
         certificate = Certificate(settings.tls_cert, settings.tls_key)
-    app = create_app(settings, worker=worker, board=board)
+    app = create_app(
+        settings, worker=worker, board=shared.board, rates=shared.rates, source=shared.source
+    )
+    loop.add_signal_handler(signal.SIGHUP, app[KEY_WATCH].ask)
     tally, station = app[TALLY], app[STATION]
 
     def close() -> None:

@@ -243,7 +243,7 @@ class Settings:
     )
 
     keys: tuple[Key, ...] = field(
-        default=(), metadata={"help": "write keys with id, secret and origins (TOML only)"}
+        default=(), metadata={"help": "write keys with id, secrets, limits and origins (TOML only)"}
     )
     sinks: tuple[SinkTable, ...] = field(
         default=(), metadata={"help": "sinks with a name, limits and a filter (TOML only)"}
@@ -307,9 +307,10 @@ def _check_keys(keys: Sequence[Key]) -> None:
         if key.id in by_id:
             raise SettingsError(f"keys: the id {key.id!r} is given twice")
         by_id[key.id] = key
-        other = by_secret.setdefault(key.secret, key)
-        if other is not key:
-            raise SettingsError(f"keys: {other.id!r} and {key.id!r} have the same secret")
+        for secret in key.secrets:
+            other = by_secret.setdefault(secret, key)
+            if other is not key:
+                raise SettingsError(f"keys: {other.id!r} and {key.id!r} have the same secret")
     for key in keys:
         # Not by its id, which is the secret.
         if key.id in by_secret:
@@ -327,7 +328,7 @@ def _check_sinks(settings: Settings) -> None:
         return
     keys = settings.all_keys()
     known = {key.id for key in keys} or {MADE_KEY_ID}
-    secrets = {key.secret for key in keys}
+    secrets = {secret for key in keys for secret in key.secrets}
     for sink in settings.sinks:
         for key_id in sink.key_ids:
             if key_id in secrets:

@@ -47,7 +47,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
         SettingsError: A name is unknown or a value is wrong; says where it was found.
 
     """
-    path = _config_path(flags, environ)
+    path = config_path(flags, environ)
     values: dict[str, Any] = _from_file(path) if path is not None else {}
     values.update(_from_environment(environ))
     for name, kind in _FLAGS.items():
@@ -56,7 +56,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     return Settings(**values)
 
 
-def _config_path(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Path | None:
+def config_path(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Path | None:
     """Return the file to read; an empty name is no wish for none, but a variable that got lost."""
     for where, text in (("--config", flags.get("config")), (CONFIG_ENV, environ.get(CONFIG_ENV))):
         if text == "":

@@ -10,7 +10,7 @@ import hashlib
 import importlib
 import os
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -21,6 +21,7 @@ from segsrv.errors import SegsrvError, SettingsError
 from segsrv.settings import Settings, SinkConfig
 from segsrv.settings.fields import kinds_of
 from segsrv.settings.kinds import List, Table
+from segsrv.settings.sink import NAME_CHARS_MAX
 from segsrv.sinks.base import Sink
 from segsrv.sinks.kind import Kind, SinkSpec
 
@@ -127,6 +128,7 @@ def resolve(settings: Settings) -> list[Named]:
                 f"{config.where}: is called {named.name!r}, as {same.config.where} is; rename one"
             )
         found[named.name] = named
+    _check_key_sinks(settings, found)
     return list(found.values())
 
 
@@ -134,6 +136,16 @@ def fault(error: Exception) -> str:
     """Say what a sink raised and where, without its text, which may hold a part of a secret."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}"
+
+
+def _check_key_sinks(settings: Settings, names: Collection[str]) -> None:
+    for key in settings.all_keys():
+        for name in key.sinks:
+            if name not in names:
+                raise SettingsError(
+                    f"keys.{key.id}.sinks={name[:NAME_CHARS_MAX]}: no sink has this name; "
+                    f"there are {', '.join(names)}"
+                )
 
 
 def _named(config: SinkConfig, settings: Settings) -> tuple[Named, tuple[str, str]]:

@@ -132,7 +132,7 @@ class TestKeys:
             ({"write_key": (f"{SECRET}:{SECRET}",)}, ["an id", "is the secret"]),
             ({"write_key": (f"{SECRET}:x", f"a:{SECRET}")}, ["an id", "is the secret"]),
             ({"keys": {"id": "web", "secret": SECRET}}, ["keys", "[[keys]]"]),
-            ({"keys": (SECRET,)}, ["keys.1", "table of id, secret, origins"]),
+            ({"keys": (SECRET,)}, ["keys.1", "table of id, secret, secrets, origins"]),
             ({"keys": ({"id": "web"},)}, ["keys.web.secret", "missing"]),
             ({"keys": ({"secret": SECRET},)}, ["keys.1.id", "missing"]),
             ({"keys": ({"id": "web", "secret": SECRET, "x": 1},)}, ["keys.web.x", "no such"]),
@@ -164,17 +164,43 @@ class TestKeys:
             ({"origins": "*"}, ["keys.web.origins='*'", "list"]),
             ({"origins": "https://a"}, ["keys.web.origins='https://a'", "list"]),
             ({"origins": (None,)}, ["keys.web.origins=None"]),
+            ({"secrets": (SECRET + "2", "other")}, ["keys.web", "one of the two"]),
+            ({"secret": "", "secrets": (SECRET, SECRET)}, ["keys.web.secrets", "another"]),
+            ({"secret": "", "secrets": (SECRET, "a b")}, ["keys.web.secrets", "spaces"]),
+            ({"secret": "", "secrets": ("",)}, ["keys.web.secrets"]),
+            ({"formats": ("xml",)}, ["keys.web.formats="]),
+            ({"types": ("click",)}, ["keys.web.types="]),
+            ({"rate_events_per_s": -1}, ["keys.web.rate_events_per_s=-1"]),
+            ({"rate_events_per_s": 0.0001}, ["keys.web.rate_events_per_s=0.0001"]),
+            ({"burst_events": 5}, ["keys.web.burst_events", "no rate_events_per_s"]),
+            ({"transform": "module"}, ["keys.web.transform=module", "module:function"]),
+            ({"disabled": "no"}, ["keys.web.disabled"]),
         ],
     )
     def test_a_key_by_hand_is_checked_too(self, values, parts):
         """An embedding application builds no key that a client without one would match."""
         refused(lambda: Key(**({"id": "web", "secret": SECRET} | values)), *parts)
 
+    def test_a_key_has_its_secrets_in_both_forms(self):
+        """Whichever was given, `secret` is the first of `secrets`, and a copy is made as it is."""
+        one = Key(id="web", secret="new")
+        two = Key(id="web", secrets=("new", "old"))
+
+        assert (one.secret, one.secrets) == ("new", ("new",))
+        assert (two.secret, two.secrets) == ("new", ("new", "old"))
+        assert dataclasses.replace(two, disabled=True).secrets == ("new", "old")
+
+    def test_every_secret_of_a_key_is_its_own(self):
+        """No other key has one of them, and none is an id."""
+        old = Key(id="web", secrets=("new", SECRET))
+        for other in (Key(id="b", secret=SECRET), Key(id=SECRET, secret="b")):
+            refused(lambda other=other: Settings(keys=(old, other)), "keys")
+
     def test_secrets_are_not_shown(self):
         """No text form of settings or keys holds a secret, nor the password of a sink."""
         settings = Settings(
             write_key=(SECRET,),
-            keys=(Key(id="web", secret=SECRET + "2"),),
+            keys=(Key(id="web", secrets=(SECRET + "2", SECRET + "3")),),
             sink=(f"kafka://u:{SECRET}@host/topic",),
         )
         assert SECRET not in repr(settings) + repr(settings.all_keys())

@@ -11,10 +11,12 @@ from segsrv.delivery.bundle import Filter, Limits, batch_of
 from segsrv.delivery.cursor import Mark
 from segsrv.delivery.source import LeftSource
 from segsrv.journal.facts import Facts, Run, encode, join
+from segsrv.settings import Key, SinkConfig
 from segsrv.sinks.base import Batch
 from tests.delivery.shipping import append_batch, open_log
 
 MIB = 1 << 20
+LARGE = Limits(1_000, MIB, 1.0)
 
 
 @pytest.fixture
@@ -213,3 +215,22 @@ class TestFilter:
         """Lines are told apart by newlines; another line end is white space in a line."""
         batch = Batch("x", [b'{"n":1,\r\x0c"m":1}\n', memoryview(b'{"n":2}\n')], 2, list)
         assert batch.lines() == [b'{"n":1,\r\x0c"m":1}\n', b'{"n":2}\n']
+
+
+class TestKeysWithSinks:
+    def test_events_of_a_key_with_sinks_go_only_there(self, sources):
+        """Another sink leaves them out, and what it lets through otherwise stays so."""
+        web, app = Key(id="web", secret="a", sinks=("lake",)), Key(id="app", secret="b")
+        config = SinkConfig.of(
+            "file:", batch_bytes_max=1, batch_interval_s=1, retry_s_max=1, lag_bytes_max=1
+        )
+        for number, key_id in enumerate(("web", "app")):
+            append_batch(log_of(sources[0]), number, key_id=key_id)
+        slices = bundles.read(sources, starts(sources), LARGE).slices
+
+        def picked(name):
+            passing = Filter.of(config, name, (web, app)).pick(slices)
+            return [fact.key_id for part in passing for fact in bundles.facts_of(part)]
+
+        assert picked("lake") == ["web", "app"]
+        assert picked("other") == ["app"]

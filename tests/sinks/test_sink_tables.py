@@ -6,9 +6,10 @@ import re
 import pytest
 
 from segsrv.errors import SettingsError
-from segsrv.settings import Secret, Settings, SinkTable
+from segsrv.settings import Key, Secret, Settings, SinkTable
 from segsrv.settings.sink import SECRET_BYTES_MAX
 from segsrv.settings.sources import load
+from segsrv.sinks.registry import resolve
 from segsrv.write_keys import with_file_keys, with_kept_key
 from tests.server_process import REPOSITORY
 
@@ -248,3 +249,13 @@ class TestSecrets:
         """One that is not set, or empty: it got lost on its way."""
         refused(lambda: Secret(env="A").read("x", {}), "x.env=A: there is no such variable")
         refused(lambda: Secret(env="A").read("x", {"A": ""}), "x.env=A: is empty")
+
+
+class TestSinksOfKeys:
+    def test_only_names_of_sinks_are_taken(self):
+        """A key whose events go nowhere would lose them, and nobody would know."""
+        sinks = [{"name": "a", "url": "file:"}]
+        good = Settings(keys=(Key(id="web", secret="x", sinks=("a",)),), sinks=sinks)
+        bad = Settings(keys=(Key(id="web", secret="x", sinks=("a", "b")),), sinks=sinks)
+        assert resolve(good)
+        refused(lambda: resolve(bad), "keys.web.sinks=b: no sink has this name; there are a")

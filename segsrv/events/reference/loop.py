@@ -13,7 +13,7 @@ from segsrv.events.outcome import SMALL_LINE_BYTES_MAX, Outcome, refuse
 from segsrv.events.reference.finish import finish
 from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import Event, NestedTooDeeply, line_of
-from segsrv.events.steps import EVENT_TYPES, give_user_agent
+from segsrv.events.steps import give_user_agent, kind_of
 from segsrv.events.user_agents import long_ones_once
 
 
@@ -97,7 +97,6 @@ def mapped(
 
 def _kind(item: Event, sender: Sender) -> str:
     """Return the item's type as metrics count it; the path's, if it has none of its own."""
-    kind = item.get("type")
-    if kind is None and sender.event_type is not None:
-        kind = item["type"] = sender.event_type
-    return kind if kind.__class__ is str and kind in EVENT_TYPES else "other"
+    if item.get("type") is None and sender.event_type is not None:
+        item["type"] = sender.event_type
+    return kind_of(item, sender)

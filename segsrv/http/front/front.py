@@ -42,6 +42,7 @@ class Front:
             forwarded_name=settings.client_ip_header,
             body_bytes_max=settings.body_bytes_max,
         )
+        ingest.on_new_keys = self.heads.forget
         self.idle_s = settings.keepalive_timeout_s
         self.slow_s = min(SLOW_S, SLOW_SHARE * min(self.idle_s, settings.body_timeout_s))
         self._server = server

@@ -3,8 +3,8 @@
 llhttp, which aiohttp reads heads with too, reads a head once. The same head with another length is
 found again by a digest of its bytes without the digits of `Content-Length`, and of the sender's
 address; one that says the same in other bytes, by a digest of the lines that matter. What a head
-says never changes while the server runs (keys, origins, trusted proxies and policies are settings,
-and those are read once), so an entry stays true for good.
+says changes only with the keys, and then all entries are forgotten; trusted proxies and policies
+are settings, and those are read once.
 
 Only a plain head is read here: one that no two readers of HTTP could read differently. Whatever is
 odd about another one, it is for aiohttp, which sees all of its bytes.
@@ -123,6 +123,10 @@ class Heads:
         self._newer: dict[bytes, Caller | Visit] = {}
         self._older: dict[bytes, Caller | Visit] = {}
         self._newer_bytes = 0
+
+    def forget(self) -> None:
+        """Forget what heads said: keys have changed, and with them who sends."""
+        self._newer, self._older, self._newer_bytes = {}, {}, 0
 
     def __len__(self) -> int:
         return len(self._newer) + len(self._older)

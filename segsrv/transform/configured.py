@@ -15,18 +15,13 @@ MADE_BYTES_MAX = 8 << 20
 """All that one event becomes takes no more, unless one stored event may be larger."""
 
 
-def hello_of(settings: Settings, config: SinkConfig) -> Hello | None:
-    """Return what the child of a sink is told; None if no function is in its events' way.
-
-    The order is: the key's, the server's, the sink's.
-    """
+def hello_of(settings: Settings, config: SinkConfig) -> Hello:
+    """Return what the child of a sink is told: the key's function, the server's, the sink's."""
     last = [settings.transform, config.transform]
     chains: dict[str | None, list[str]] = {None: [name for name in last if name]}
     for key in settings.all_keys():
         if key.transform and (not config.key_ids or key.id in config.key_ids):
             chains[key.id] = [name for name in (key.transform, *last) if name]
-    if not any(chains.values()):
-        return None
     return Hello(
         chains=chains,
         sink=config.name,

@@ -33,6 +33,7 @@ LOAD_TIMEOUT_S = 60.0
 LOOK_S = 0.5
 """How often a child that is at work is looked at."""
 END_TIMEOUT_S = 1.0
+KILL_TIMEOUT_S = 5.0
 DUMP_TIMEOUT_S = 0.5
 FAULT_BYTES_MAX = 4_000
 _PROGRAM = """\
@@ -73,6 +74,15 @@ class Hello:
     event_bytes_max: int
     total_bytes_max: int
     memory_bytes_max: int
+
+    @property
+    def has_functions(self) -> bool:
+        return any(self.chains.values())
+
+    def concerns(self, key_id: str) -> bool:
+        """Whether events of this key have functions in their way."""
+        chains = self.chains
+        return bool(chains[key_id] if key_id in chains else chains[None])
 
     def encode(self) -> bytes:
         chains = [[key_id, list(names)] for key_id, names in self.chains.items()]
@@ -129,30 +139,61 @@ class Child:
 
         """
         data, theirs = socket.socketpair()
-        started = await asyncio.shield(asyncio.to_thread(_start, theirs))
-        process, life, progress, faults_fd = started
-        data.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=data)
-        child = cls(process, life, progress, faults_fd, reader, writer)
+        starting = asyncio.ensure_future(asyncio.to_thread(_start, theirs))
+        try:
+            # It takes a moment, and what has been started must have an owner.
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                await (await cls._of(data, *starting.result())).kill()
+            else:
+                data.close()
+            raise
+        except BaseException:
+            data.close()
+            raise
+        child = await cls._of(data, *starting.result())
+        await child.load(hello)
+        return child
+
+    async def load(self, hello: Hello) -> None:
+        """Have a new child load its functions; it is ended where it can't.
+
+        Raises:
+            NotLoaded: It can't; the text says which and why.
+
+        """
+        names = ", ".join(sorted({name for chain in hello.chains.values() for name in chain}))
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
-                head, _body = await child._ask(hello.encode())
+                head, _body = await self._ask(hello.encode())
             if "error" in head:
                 raise NotLoaded(str(head["error"]))
-            child.files = [str(path) for path in head["files"]]
+            self.files = [str(path) for path in head["files"]]
         except TimeoutError:
-            await child.kill()
-            names = ", ".join(sorted({name for chain in hello.chains.values() for name in chain}))
+            await self.kill()
             raise NotLoaded(f"{names}: not imported within {LOAD_TIMEOUT_S:g} s") from None
         except (OSError, EOFError, ValueError) as error:
-            status = await child._status()
-            await child.kill()
-            names = ", ".join(sorted({name for chain in hello.chains.values() for name in chain}))
+            status = await self._status()
+            await self.kill()
             raise NotLoaded(f"{names}: the process {_ended(status)} while importing") from error
         except BaseException:
-            await child.kill()
+            await self.kill()
             raise
-        return child
+
+    @classmethod
+    async def _of(
+        cls,
+        data: socket.socket,
+        process: subprocess.Popen[bytes],
+        life: socket.socket,
+        progress: mmap.mmap,
+        faults_fd: int,
+    ) -> Child:
+        data.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=data)
+        return cls(process, life, progress, faults_fd, reader, writer)
 
     async def work(
         self,
@@ -216,7 +257,9 @@ class Child:
         self._life.close()
         self._progress.close()
         try:
-            await asyncio.shield(asyncio.to_thread(self._process.wait))
+            # One that a broken disk holds ends when that lets it; the server goes on.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.shield(asyncio.to_thread(self._process.wait, KILL_TIMEOUT_S))
             self._trace = _trace(fd)
         finally:
             os.close(fd)

@@ -58,19 +58,19 @@ def check_functions(settings: Settings, configs: Iterable[SinkConfig]) -> None:
 
 
 async def _check(settings: Settings, wheres: dict[str, str]) -> None:
-    for name, where in wheres.items():
-        hello = Hello(
-            chains={None: [name]},
-            sink="",
-            directory=working_directory(),
-            event_bytes_max=settings.event_bytes_max,
-            total_bytes_max=max(MADE_BYTES_MAX, settings.event_bytes_max),
-            memory_bytes_max=settings.transform_memory_bytes_max,
-        )
-        try:
-            child = await Child.start(hello)
-        except NotLoaded as error:
-            raise SettingsError(f"{where}={error}") from error
-        except OSError as error:
-            raise SettingsError(f"{where}={name}: no process for it: {error.strerror}") from error
-        await child.kill()
+    hello = Hello(
+        chains={None: list(wheres)},
+        sink="",
+        directory=working_directory(),
+        event_bytes_max=settings.event_bytes_max,
+        total_bytes_max=max(MADE_BYTES_MAX, settings.event_bytes_max),
+        memory_bytes_max=settings.transform_memory_bytes_max,
+    )
+    try:
+        child = await Child.start(hello)
+    except NotLoaded as error:
+        found = (where for name, where in wheres.items() if str(error).startswith(f"{name}: "))
+        raise SettingsError(f"{next(found, 'transform')}={error}") from error
+    except OSError as error:
+        raise SettingsError(f"transform: no process for it: {error.strerror}") from error
+    await child.kill()

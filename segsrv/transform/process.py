@@ -374,6 +374,9 @@ def _ended(status: int | None) -> str:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
+    if not task.cancelled():
+        # What came of it is no news: the child was ended.
+        task.exception()
 
 
 def working_directory() -> str:

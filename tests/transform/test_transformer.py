@@ -85,6 +85,27 @@ class TestResults:
         assert "xxx" in captured.err
         assert "yyy" in captured.err
 
+    async def test_it_has_none_of_the_servers_files(self, tmp_path):
+        """What the server has open, it has to itself, and a crash leaves no image of memory."""
+        name = module(
+            tmp_path,
+            "import os, resource\n"
+            "def look(event, context):\n"
+            "    fds = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]\n"
+            "    return {'files': [os.readlink(fd) for fd in fds if os.path.exists(fd)],\n"
+            "        'core': resource.getrlimit(resource.RLIMIT_CORE)}\n",
+        )
+        own = transformer(tmp_path, f"{name}:look")
+        line = b"{}\n"
+        with (tmp_path / "secret").open("w") as file:
+            os.set_inheritable(file.fileno(), True)
+            try:
+                (found,) = (await own.apply([line], facts(line))).lines
+            finally:
+                await own.close()
+        assert not any("secret" in path for path in orjson.loads(found)["files"])
+        assert orjson.loads(found)["core"] == [0, 0]
+
 
 class TestHostile:
     @pytest.mark.parametrize(

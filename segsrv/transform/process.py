@@ -138,24 +138,29 @@ class Child:
             OSError: The system refused a process.
 
         """
-        data, theirs = socket.socketpair()
-        starting = asyncio.ensure_future(asyncio.to_thread(_start, theirs))
+        # It takes a moment, and what has been started must have an owner.
+        beginning = asyncio.create_task(cls._begin(), name="segsrv-transform-start")
         try:
-            # It takes a moment, and what has been started must have an owner.
-            await asyncio.shield(starting)
+            child = await asyncio.shield(beginning)
         except asyncio.CancelledError:
-            await asyncio.wait([starting])
-            if starting.exception() is None:
-                await (await cls._of(data, *starting.result())).kill()
-            else:
-                data.close()
+            await asyncio.wait([beginning])
+            if not beginning.cancelled() and beginning.exception() is None:
+                await beginning.result().kill()
             raise
+        await child.load(hello)
+        return child
+
+    @classmethod
+    async def _begin(cls) -> Child:
+        data, theirs = socket.socketpair()
+        try:
+            process, life, progress, faults_fd = await asyncio.to_thread(_start, theirs)
         except BaseException:
             data.close()
             raise
-        child = await cls._of(data, *starting.result())
-        await child.load(hello)
-        return child
+        data.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=data)
+        return cls(process, life, progress, faults_fd, reader, writer)
 
     async def load(self, hello: Hello) -> None:
         """Have a new child load its functions; it is ended where it can't.
@@ -181,19 +186,6 @@ class Child:
         except BaseException:
             await self.kill()
             raise
-
-    @classmethod
-    async def _of(
-        cls,
-        data: socket.socket,
-        process: subprocess.Popen[bytes],
-        life: socket.socket,
-        progress: mmap.mmap,
-        faults_fd: int,
-    ) -> Child:
-        data.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=data)
-        return cls(process, life, progress, faults_fd, reader, writer)
 
     async def work(
         self,

@@ -254,11 +254,13 @@ class Transformer:
             )
             return
         self._hello, self._child = wanted, new
-        self._versions = await asyncio.to_thread(_versions, new.files if new else (), started_ns)
         self.stats.reloads += 1
         logger.info("transform: loaded again sink=%s", self.name)
         if child is not None:
             await child.kill()
+        # Until it is known, every look finds a change.
+        self._versions = {}
+        self._versions = await asyncio.to_thread(_versions, new.files if new else (), started_ns)
 
     async def _end(self) -> None:
         child, self._child = self._child, None

@@ -2,5 +2,12 @@
 
 
 def drop_bots(event, context):
-    user_agent = event.get("parsed_ua") or event.get("eventn_ctx", {}).get("parsed_ua") or {}
-    return None if user_agent.get("bot") else event
+    for holder in (event, event.get("eventn_ctx"), event.get("context")):
+        if isinstance(holder, dict) and is_bot(holder):
+            return None
+    return event
+
+
+def is_bot(holder):
+    agent = holder.get("parsed_ua") or holder.get("parsedUserAgent")
+    return isinstance(agent, dict) and agent.get("bot") is True

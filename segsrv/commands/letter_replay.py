@@ -17,6 +17,7 @@ from segsrv.errors import SinkMisconfigured, SinkUnavailable
 from segsrv.journal import letters
 from segsrv.journal.facts import UNKNOWN, Facts
 from segsrv.journal.letters import SINK_REASON, TRANSFORM_REASONS, Letter, Span
+from segsrv.transform.identity import SEGMENT, id_of
 
 NOTES_MAX = 10
 
@@ -203,17 +204,13 @@ class _Waiting:
 
 
 def _facts(letter: Letter, size: int) -> Facts:
-    item = letter.fields.get("item")
+    item, output = letter.fields.get("item"), letter.text("format")
     event = item if isinstance(item, dict) else {}
-    tracker = event.get("eventn_ctx")
-    event_id = event.get("eventn_ctx_event_id") or (
-        tracker.get("event_id") if isinstance(tracker, dict) else None
-    )
     return Facts(
         letter.text("key_id") or UNKNOWN,
-        letter.text("format") or UNKNOWN,
+        output or UNKNOWN,
         letter.time_ms,
-        str(event.get("event_type") or UNKNOWN),
+        str(event.get("type" if output == SEGMENT else "event_type") or UNKNOWN),
         size,
-        str(event_id or UNKNOWN),
+        id_of(event, output) or UNKNOWN,
     )

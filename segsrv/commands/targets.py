@@ -70,7 +70,7 @@ class Targets:
             config = self._built[name].config
             hello = hello_of(self._settings, config)
             self._transformers[name] = None
-            if hello is not None:
+            if hello.has_functions:
                 self._transformers[name] = Transformer(
                     name,
                     hello,

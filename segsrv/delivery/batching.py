@@ -37,6 +37,11 @@ class Batching:
         self._stats = stats
         self.picks, self._judge, self._transforming, self._spool = chain
 
+    @property
+    def is_transforming(self) -> bool:
+        """Whether functions are in the way of events, for now."""
+        return self._transforming is not None and self._transforming.has_functions
+
     def limits(self, limits: Limits) -> Limits:
         """Return how much is to be read for a batch within *limits*."""
         return limits if self._transforming is None else self._transforming.limits(limits)

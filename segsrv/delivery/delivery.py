@@ -240,13 +240,29 @@ class Delivery:
             guard=self._guard,
         )
 
+    def use_functions(self, settings: Settings) -> None:
+        """Have events go through the functions of other settings, as soon as they are loaded.
+
+        Where one can't be, the old ones stay, and the log says so. A sink that has a writer and no
+        functions yet gets its first ones at the next start.
+        """
+        for built, shipper in self._pairs():
+            hello = hello_of(settings, built.config)
+            if shipper.transforming is not None:
+                shipper.transforming.use(hello)
+            elif hello.has_functions:
+                logger.warning(
+                    "transform: takes effect at the next start, there was none sink=%s", built.name
+                )
+
     def _spool(self, name: str) -> Spool:
         return Spool(self._settings.data_dir / "state" / "transformed", name, self._file_mode)
 
     def _transforming(self, built: Built, name: str, letters: DeadLetters) -> Transforming | None:
         settings, config = self._settings, built.config
         hello = hello_of(settings, config)
-        if hello is None:
+        if not hello.has_functions and hasattr(built.sink, "writer"):
+            # It has a cheaper way, which takes no functions.
             return None
         attempts = Attempts(
             f"the transformations of {built.name}",

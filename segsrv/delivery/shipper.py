@@ -338,7 +338,7 @@ class Shipper:
         batch = await self._batching.batch(bundle, bundle.batch_id(self._salt, now_ms))
         if batch is None:
             self.standing.advance(bundle)
-            if self.standing.is_due or self.transforming is not None:
+            if self.standing.is_due or self._batching.is_transforming:
                 # A filter may let nothing pass for long, and the journals should get smaller. What
                 # a function dropped or failed at is not asked about again.
                 await self._save()

@@ -48,7 +48,10 @@ class Spool:
         """
         if self._held is None:
             self._held = {path: _batch_id(path) for path in self._paths}
-        path = next(path for path in self._paths if self._held[path] not in needed)
+        # One that is damaged is made again, in its own place.
+        same = [path for path in self._paths if self._held[path] == batch.id]
+        free = [path for path in self._paths if self._held[path] not in needed]
+        path = (same or free)[0]
         self._held[path] = ""
         facts = orjson.dumps([fact[:] for fact in batch.facts])
         crc = crc32(facts)

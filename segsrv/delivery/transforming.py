@@ -12,14 +12,14 @@ from functools import partial
 import orjson
 
 from segsrv.delivery.attempts import Attempts
-from segsrv.delivery.bundle import Limits, Slice, content_of, facts_of
+from segsrv.delivery.bundle import Limits, Slice, batch_of, content_of, facts_of
 from segsrv.delivery.disk import DiskThread
 from segsrv.delivery.rejects import letter_time
 from segsrv.delivery.spool import Spool
 from segsrv.journal.dead_letters import DeadLetters
 from segsrv.journal.facts import Facts
 from segsrv.sinks.base import Batch, Ends
-from segsrv.transform.process import LOAD_TIMEOUT_S
+from segsrv.transform.process import LOAD_TIMEOUT_S, Hello
 from segsrv.transform.transformer import Fault, Transformed, Transformer, TransformStats
 
 logger = logging.getLogger(__name__)
@@ -68,8 +68,19 @@ class Transforming:
         """The process that runs the functions, if there is one."""
         return self._transformer.pid
 
+    @property
+    def has_functions(self) -> bool:
+        """Whether any event is transformed, for now."""
+        return self._transformer.has_functions
+
+    def use(self, hello: Hello) -> None:
+        """Have the next batch go through other functions, if they can be loaded."""
+        self._transformer.use(hello)
+
     def limits(self, limits: Limits) -> Limits:
         """Return how much to read for a batch that keeps within *limits* when it is transformed."""
+        if not self.has_functions:
+            return limits
         return replace(
             limits,
             events_max=max(min(limits.events_max, self._events_max), 1),
@@ -89,6 +100,8 @@ class Transforming:
 
         What is set aside is safe in the dead letters then. Batches that are *needed* stay on disk.
         """
+        if not self.has_functions:
+            return batch_of(batch_id, slices, ends)
         lines = [line for part in slices for line in io.BytesIO(content_of(part))]
         facts = [fact for part in slices for fact in facts_of(part)]
         started_s = time.monotonic()

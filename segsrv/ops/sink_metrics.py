@@ -172,7 +172,7 @@ def _transform_families(shippers: Iterable[Shipper]) -> Iterator[Family]:
     transforming = [
         (shipper.name, shipper.transforming.stats)
         for shipper in shippers
-        if shipper.transforming is not None
+        if shipper.transforming is not None and shipper.transforming.has_functions
     ]
     if transforming:
         for name, field, text in _TRANSFORM_COUNTERS:

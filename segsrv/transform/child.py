@@ -18,6 +18,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
@@ -39,8 +40,10 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 def main(data_fd: int, life_fd: int, progress_fd: int, faults_fd: int) -> None:
     """Serve the other end of *data_fd* until it is closed."""
     _end_with_parent(life_fd)
-    # Held by nobody else: what the functions print is not for the protocol, nor for a sink.
-    os.dup2(2, 1)
+    # What the functions print is not for the protocol, nor for a sink.
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
+    _limit_harm()
     faulthandler.enable(faults_fd, all_threads=True)
     faulthandler.register(signal.SIGUSR1, faults_fd, all_threads=False)
     with (
@@ -70,6 +73,9 @@ class _Worker:
         self.names: list[str] = sorted({name for chain in hello["chains"] for name in chain[1]})
         self._memory_bytes_max: int = hello["memory_bytes_max"]
         if self._memory_bytes_max:
+            _soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            if hard != resource.RLIM_INFINITY:
+                self._memory_bytes_max = min(self._memory_bytes_max, hard)
             resource.setrlimit(resource.RLIMIT_DATA, (self._memory_bytes_max,) * 2)
         # A file that is written twice in a second would be taken for what was kept of it first.
         sys.dont_write_bytecode = True
@@ -174,6 +180,13 @@ def _end_with_parent(life_fd: int) -> None:
         if os.read(life_fd, 1) == b"":
             # It was closed before.
             os._exit(0)
+
+
+def _limit_harm() -> None:
+    """Leave no images of memory on the disk, and where memory runs out, end before the server."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
 
 
 def _read(reader: BinaryIO) -> tuple[Any, bytes] | None:

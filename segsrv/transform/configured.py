@@ -15,18 +15,13 @@ MADE_BYTES_MAX = 8 << 20
 """All that one event becomes takes no more, unless one stored event may be larger."""
 
 
-def hello_of(settings: Settings, config: SinkConfig) -> Hello | None:
-    """Return what the child of a sink is told; None if no function is in its events' way.
-
-    The order is: the key's, the server's, the sink's.
-    """
+def hello_of(settings: Settings, config: SinkConfig) -> Hello:
+    """Return what the child of a sink is told: the key's function, the server's, the sink's."""
     last = [settings.transform, config.transform]
     chains: dict[str | None, list[str]] = {None: [name for name in last if name]}
     for key in settings.all_keys():
         if key.transform and (not config.key_ids or key.id in config.key_ids):
             chains[key.id] = [name for name in (key.transform, *last) if name]
-    if not any(chains.values()):
-        return None
     return Hello(
         chains=chains,
         sink=config.name,
@@ -63,19 +58,19 @@ def check_functions(settings: Settings, configs: Iterable[SinkConfig]) -> None:
 
 
 async def _check(settings: Settings, wheres: dict[str, str]) -> None:
-    for name, where in wheres.items():
-        hello = Hello(
-            chains={None: [name]},
-            sink="",
-            directory=working_directory(),
-            event_bytes_max=settings.event_bytes_max,
-            total_bytes_max=max(MADE_BYTES_MAX, settings.event_bytes_max),
-            memory_bytes_max=settings.transform_memory_bytes_max,
-        )
-        try:
-            child = await Child.start(hello)
-        except NotLoaded as error:
-            raise SettingsError(f"{where}={error}") from error
-        except OSError as error:
-            raise SettingsError(f"{where}={name}: no process for it: {error.strerror}") from error
-        await child.kill()
+    hello = Hello(
+        chains={None: list(wheres)},
+        sink="",
+        directory=working_directory(),
+        event_bytes_max=settings.event_bytes_max,
+        total_bytes_max=max(MADE_BYTES_MAX, settings.event_bytes_max),
+        memory_bytes_max=settings.transform_memory_bytes_max,
+    )
+    try:
+        child = await Child.start(hello)
+    except NotLoaded as error:
+        found = (where for name, where in wheres.items() if str(error).startswith(f"{name}: "))
+        raise SettingsError(f"{next(found, 'transform')}={error}") from error
+    except OSError as error:
+        raise SettingsError(f"transform: no process for it: {error.strerror}") from error
+    await child.kill()

@@ -39,19 +39,32 @@ def load(name: str) -> Function:
 
 
 def files_of(names: Iterable[str]) -> list[str]:
-    """Return the files of the modules of *names*, and of all that were loaded of their packages."""
+    """Return the files of the modules of *names*, and of what was loaded beside them.
+
+    That is what their packages hold, or, for a module in none, what lies in its folder.
+    """
     modules = {name.partition(":")[0] for name in names}
-    packages = {module.rpartition(".")[0] for module in modules} - {""}
-    files = set()
-    for name, module in list(sys.modules.items()):
-        if name not in modules and not any(
-            name == package or name.startswith(package + ".") for package in packages
-        ):
-            continue
-        path = getattr(module, "__file__", None)
-        if isinstance(path, str) and path.endswith(".py"):
-            files.add(str(Path(path).resolve()))
+    packages = tuple(f"{module.partition('.')[0]}." for module in modules if "." in module)
+    loaded = {name: _file_of(module) for name, module in list(sys.modules.items())}
+    folders = {
+        file.parent for name in modules if "." not in name and (file := loaded[name]) is not None
+    }
+    files = {
+        str(file)
+        for name, file in loaded.items()
+        if file is not None
+        and (
+            name in modules
+            or f"{name}.".startswith(packages)
+            or ("." not in name and file.parent in folders)
+        )
+    }
     return sorted(files)[:FILES_MAX]
+
+
+def _file_of(module: object) -> Path | None:
+    path = getattr(module, "__file__", None)
+    return Path(path).resolve() if isinstance(path, str) and path.endswith(".py") else None
 
 
 def said(error: BaseException) -> str:

@@ -33,6 +33,7 @@ LOAD_TIMEOUT_S = 60.0
 LOOK_S = 0.5
 """How often a child that is at work is looked at."""
 END_TIMEOUT_S = 1.0
+KILL_TIMEOUT_S = 5.0
 DUMP_TIMEOUT_S = 0.5
 FAULT_BYTES_MAX = 4_000
 _PROGRAM = """\
@@ -73,6 +74,15 @@ class Hello:
     event_bytes_max: int
     total_bytes_max: int
     memory_bytes_max: int
+
+    @property
+    def has_functions(self) -> bool:
+        return any(self.chains.values())
+
+    def concerns(self, key_id: str) -> bool:
+        """Whether events of this key have functions in their way."""
+        chains = self.chains
+        return bool(chains[key_id] if key_id in chains else chains[None])
 
     def encode(self) -> bytes:
         chains = [[key_id, list(names)] for key_id, names in self.chains.items()]
@@ -128,31 +138,54 @@ class Child:
             OSError: The system refused a process.
 
         """
+        # It takes a moment, and what has been started must have an owner.
+        beginning = asyncio.create_task(cls._begin(), name="segsrv-transform-start")
+        try:
+            child = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            await asyncio.wait([beginning])
+            if not beginning.cancelled() and beginning.exception() is None:
+                await beginning.result().kill()
+            raise
+        await child.load(hello)
+        return child
+
+    @classmethod
+    async def _begin(cls) -> Child:
         data, theirs = socket.socketpair()
-        started = await asyncio.shield(asyncio.to_thread(_start, theirs))
-        process, life, progress, faults_fd = started
+        try:
+            process, life, progress, faults_fd = await asyncio.to_thread(_start, theirs)
+        except BaseException:
+            data.close()
+            raise
         data.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=data)
-        child = cls(process, life, progress, faults_fd, reader, writer)
+        return cls(process, life, progress, faults_fd, reader, writer)
+
+    async def load(self, hello: Hello) -> None:
+        """Have a new child load its functions; it is ended where it can't.
+
+        Raises:
+            NotLoaded: It can't; the text says which and why.
+
+        """
+        names = ", ".join(sorted({name for chain in hello.chains.values() for name in chain}))
         try:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
-                head, _body = await child._ask(hello.encode())
+                head, _body = await self._ask(hello.encode())
             if "error" in head:
                 raise NotLoaded(str(head["error"]))
-            child.files = [str(path) for path in head["files"]]
+            self.files = [str(path) for path in head["files"]]
         except TimeoutError:
-            await child.kill()
-            names = ", ".join(sorted({name for chain in hello.chains.values() for name in chain}))
+            await self.kill()
             raise NotLoaded(f"{names}: not imported within {LOAD_TIMEOUT_S:g} s") from None
         except (OSError, EOFError, ValueError) as error:
-            status = await child._status()
-            await child.kill()
-            names = ", ".join(sorted({name for chain in hello.chains.values() for name in chain}))
+            status = await self._status()
+            await self.kill()
             raise NotLoaded(f"{names}: the process {_ended(status)} while importing") from error
         except BaseException:
-            await child.kill()
+            await self.kill()
             raise
-        return child
 
     async def work(
         self,
@@ -216,7 +249,9 @@ class Child:
         self._life.close()
         self._progress.close()
         try:
-            await asyncio.shield(asyncio.to_thread(self._process.wait))
+            # One that a broken disk holds ends when that lets it; the server goes on.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.shield(asyncio.to_thread(self._process.wait, KILL_TIMEOUT_S))
             self._trace = _trace(fd)
         finally:
             os.close(fd)
@@ -331,6 +366,9 @@ def _ended(status: int | None) -> str:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
+    if not task.cancelled():
+        # What came of it is no news: the child was ended.
+        task.exception()
 
 
 def working_directory() -> str:

@@ -105,7 +105,7 @@ class Transformer:
     ) -> None:
         self.name = name
         self.stats = TransformStats()
-        self._hello = hello
+        self._hello = self._wanted = hello
         self._timeout_s = timeout_s
         self._made_bytes_max = made_bytes_max
         self._retry = retry
@@ -118,17 +118,21 @@ class Transformer:
         """The child's, if there is one."""
         return self._child.pid if self._child is not None else None
 
-    def concerns(self, key_id: str) -> bool:
-        """Whether events of this key have functions in their way."""
-        chains = self._hello.chains
-        return bool(chains[key_id] if key_id in chains else chains[None])
+    @property
+    def has_functions(self) -> bool:
+        return self._hello.has_functions or self._wanted.has_functions
+
+    def use(self, hello: Hello) -> None:
+        """Have the next batch go through other functions, if they can be loaded."""
+        self._wanted = hello
 
     async def apply(self, lines: Sequence[bytes], facts: Sequence[Facts]) -> Transformed:
         """Return what becomes of the events in *lines*."""
-        concerned = [number for number, fact in enumerate(facts) if self.concerns(fact.key_id)]
+        await self._reload()
+        concerns = {key_id: self._hello.concerns(key_id) for key_id in {f.key_id for f in facts}}
+        concerned = [number for number, fact in enumerate(facts) if concerns[fact.key_id]]
         outcomes: dict[int, _Outcome] = {}
         if concerned:
-            await self._reload()
             try:
                 await self._run(concerned, lines, facts, outcomes)
             except BaseException:
@@ -216,8 +220,9 @@ class Transformer:
     async def _ready(self) -> Child:
         if self._child is None:
             started_ns = time.time_ns()
-            child = self._child = await self._retry(self._started)
-            self._versions = await asyncio.to_thread(_versions, child.files, started_ns)
+            self._child = await self._retry(self._started)
+            files = self._child.files
+            self._versions = await asyncio.to_thread(_versions, files, started_ns)
         return self._child
 
     async def _started(self) -> Child:
@@ -227,29 +232,35 @@ class Transformer:
             raise NoChild(f"transform={error}") from error
 
     async def _reload(self) -> None:
-        """Replace the child where the functions' files have changed; keep it if they are broken."""
-        now_s = time.monotonic()
-        if self._child is None or now_s - self._looked_at < LOOK_S:
-            return
-        self._looked_at = now_s
-        versions = await asyncio.to_thread(_versions, self._child.files)
-        if versions == self._versions:
-            return
-        # Once for each change, whatever comes of it.
-        self._versions = versions
+        """Replace the child where its functions have changed; keep it if they are broken."""
+        wanted, child = self._wanted, self._child
+        if wanted == self._hello:
+            now_s = time.monotonic()
+            if child is None or now_s - self._looked_at < LOOK_S:
+                return
+            self._looked_at = now_s
+            versions = await asyncio.to_thread(_versions, child.files)
+            if versions == self._versions:
+                return
+            # Once for each change, whatever comes of it.
+            self._versions = versions
         started_ns = time.time_ns()
         try:
-            child = await Child.start(self._hello)
+            new = await Child.start(wanted) if wanted.has_functions else None
         except (NotLoaded, OSError) as error:
+            self._wanted = self._hello
             logger.error(  # noqa: TRY400 - The text says it all.
                 "transform: not loaded again, the old one stays sink=%s error=%s", self.name, error
             )
             return
-        old, self._child = self._child, child
-        self._versions = await asyncio.to_thread(_versions, child.files, started_ns)
+        self._hello, self._child = wanted, new
         self.stats.reloads += 1
         logger.info("transform: loaded again sink=%s", self.name)
-        await old.kill()
+        if child is not None:
+            await child.kill()
+        # Until it is known, every look finds a change.
+        self._versions = {}
+        self._versions = await asyncio.to_thread(_versions, new.files if new else (), started_ns)
 
     async def _end(self) -> None:
         child, self._child = self._child, None

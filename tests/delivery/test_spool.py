@@ -45,6 +45,20 @@ def test_what_is_needed_stays(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_damaged_one_is_made_again_in_its_place(tmp_path):
+    """With two batches needed, one of which can't be read, there is room for its second making."""
+    Spool(tmp_path, "x").save(batch_of("a", 1), ())
+    Spool(tmp_path, "x").save(batch_of("b", 2), {"a"})
+    for _time in range(3):
+        for path in tmp_path.iterdir():
+            data = path.read_bytes()
+            path.write_bytes(data[:-1] if b'"b"' in data else data)
+        assert Spool(tmp_path, "x").load("b") is None
+        Spool(tmp_path, "x").save(batch_of("b", 3), {"a", "b"})
+        assert same(Spool(tmp_path, "x").load("b"), batch_of("b", 3))
+    assert same(Spool(tmp_path, "x").load("a"), batch_of("a", 1))
+
+
 def test_a_longer_one_leaves_nothing(tmp_path):
     """A batch that is written over a longer one is read without the rest of that."""
     for count in (100, 2, 50):

@@ -31,6 +31,7 @@ def test_bots_are_dropped():
     bot, person = {"parsed_ua": {"bot": True}}, {"parsed_ua": {"ua_family": "Firefox"}}
     assert apply(drop_bots, bot) == []
     assert apply(drop_bots, {"eventn_ctx": bot}, format="compat") == []
+    assert apply(drop_bots, {"context": {"parsedUserAgent": {"bot": True}}}, format="segment") == []
     assert apply(drop_bots, person) == [person]
     assert apply(drop_bots, {"n": 1}) == [{"n": 1}]
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.command import segsrv
-from tests.server_process import ServerProcess
+from tests.server_process import MOUNTED, ServerProcess
 from tests.site import Site, id_of, new_id
 from tests.transform.hostile import HOSTILE, is_alive, module, newer
 from tests.waiting import wait_until
@@ -219,3 +219,17 @@ def test_the_process_ends_with_a_server_that_is_killed(tmp_path):
         assert is_alive(event["pid"])
         site.process.kill()
     wait_until(lambda: not is_alive(event["pid"]))
+
+
+def test_an_application_of_ones_own(tmp_path):
+    """Mounted, events go through the function too, and wait while it can't be loaded."""
+    name = module(tmp_path, "import nothing_of_this_name\n")
+    flags = ("--transform", f"{name}:act", "--sink-retry-s-max", "0.1")
+    with serving(tmp_path, *flags, program=MOUNTED) as site:
+        event_id, event = track()
+        assert site.post(event).status == 200
+        wait_until(lambda: site.metric("segsrv_sink_retries_total") > 0)
+        assert site.process.events() == []
+        text = "def act(event, context):\n    return {**event, 'sink': context.sink}\n"
+        newer(tmp_path / f"{name}.py", text)
+        assert site.stored(event_id)[0]["sink"] == "file"

@@ -13,7 +13,7 @@ from segsrv.transform import transformer as transformers
 from segsrv.transform.child import ANSWER_EVENTS
 from segsrv.transform.transformer import NoChild
 from tests.server_process import REPOSITORY
-from tests.transform.hostile import HOSTILE, facts, is_alive, module, newer, transformer
+from tests.transform.hostile import HOSTILE, facts, hello, is_alive, module, newer, transformer
 from tests.waiting import until
 
 
@@ -64,7 +64,7 @@ class TestResults:
         """Functions of a key get its events only; other events see no process at all."""
         name = module(tmp_path, "def mark(event, context):\n    return {'key': context.key_id}\n")
         own = transformer(tmp_path)
-        own._hello.chains["web"] = [f"{name}:mark"]
+        own._hello.chains["web"] = (f"{name}:mark",)
         lines = lines_of("", "")
         known = facts(*lines)
         known[1] = known[1]._replace(key_id="app")
@@ -84,6 +84,27 @@ class TestResults:
         assert captured.out == ""
         assert "xxx" in captured.err
         assert "yyy" in captured.err
+
+    async def test_it_has_none_of_the_servers_files(self, tmp_path):
+        """What the server has open, it has to itself, and a crash leaves no image of memory."""
+        name = module(
+            tmp_path,
+            "import os, resource\n"
+            "def look(event, context):\n"
+            "    fds = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]\n"
+            "    return {'files': [os.readlink(fd) for fd in fds if os.path.exists(fd)],\n"
+            "        'core': resource.getrlimit(resource.RLIMIT_CORE)}\n",
+        )
+        own = transformer(tmp_path, f"{name}:look")
+        line = b"{}\n"
+        with (tmp_path / "secret").open("w") as file:
+            os.set_inheritable(file.fileno(), True)
+            try:
+                (found,) = (await own.apply([line], facts(line))).lines
+            finally:
+                await own.close()
+        assert not any("secret" in path for path in orjson.loads(found)["files"])
+        assert orjson.loads(found)["core"] == [0, 0]
 
 
 class TestHostile:
@@ -217,6 +238,24 @@ class TestReload:
             assert (await own.apply([line], facts(line))).lines == [b'{"v":2}\n']
         finally:
             await own.close()
+
+    async def test_other_functions(self, tmp_path, caplog):
+        """Other settings take effect with the next batch, and broken ones change nothing."""
+        name = module(
+            tmp_path,
+            "def one(event, context):\n    return {'v': 1}\n"
+            "def two(event, context):\n    return {'v': 2}\n",
+        )
+        own = transformer(tmp_path)
+        line = b'{"a":1}\n'
+        results = []
+        for functions in ((), (f"{name}:one",), (f"{name}:three",), (f"{name}:two",), ()):
+            own.use(hello(tmp_path, *functions))
+            results += (await own.apply([line], facts(line))).lines
+        assert results == [line, b'{"v":1}\n', b'{"v":1}\n', b'{"v":2}\n', line]
+        assert "has no three" in caplog.text
+        assert own.pid is None
+        await own.close()
 
     async def test_what_cannot_be_loaded_is_said(self, tmp_path):
         """Without any process, the text names the function and says why."""

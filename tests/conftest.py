@@ -32,6 +32,18 @@ def pytest_addoption(parser):
         help="folder for the pictures that tests/live/test_live_browser.py takes of the page",
     )
     parser.addoption(
+        "--key-load-phases",
+        type=int,
+        default=2,
+        help="how often tests/process/test_keys_under_load.py changes keys, each for 6.5 s",
+    )
+    parser.addoption(
+        "--key-load-events-per-s",
+        type=int,
+        default=1_000,
+        help="what tests/process/test_keys_under_load.py sends meanwhile",
+    )
+    parser.addoption(
         "--without-way",
         choices=WAYS,
         help="leave out the tests of one way to serve where they are run for each",

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -279,12 +280,13 @@ class Delivery:
         return Transforming(transformer, self._spool(name), letters, attempts)
 
     def use_keys(self, keys: Sequence[Key]) -> None:
-        """Let the sinks get what *keys* say; what is being sent goes on as it was picked.
+        """Let the sinks get what *keys* say, through the functions that they name.
 
-        It may be called from another thread.
+        What is being sent goes on as it was. It may be called from another thread.
         """
         for built, shipper in self._pairs():
             shipper.pick_by(Filter.of(built.config, built.name, keys))
+        self.use_functions(replace(self._settings, write_key=(), keys=tuple(keys)))
 
     def _judge(self, name: str) -> Judge | None:
         settings = self._settings

@@ -31,9 +31,12 @@ def run(flags: argparse.Namespace) -> int:
     settings, sinks = verified(flags)
     logs.configure(settings.log_level, settings.log_format)
     has_own_key = makes_key(settings)
-    # An earlier start that failed may have made the key, but it told nobody.
-    is_first_start = has_own_key and not journal_dir(settings).exists()
-    has_new_token = bool(settings.ops_listen) and not token_path(settings).exists()
+    # An earlier start that failed may have made the key and the token, but it told nobody.
+    has_journal = journal_dir(settings).exists()
+    is_first_start = has_own_key and not has_journal
+    has_new_token = bool(settings.ops_listen) and not (
+        has_journal and token_path(settings).exists()
+    )
 
     def announce(url: str, settings: Settings) -> None:
         lines = [f"segsrv listening on {url}", *describe(settings, sinks)]

@@ -46,6 +46,14 @@ def sign_in(page, token=TOKEN) -> None:
     wait_until(lambda: is_true(page, "document.readyState === 'complete' && !tokenIsAsked()"))
 
 
+def sign_in_wrongly(page) -> None:
+    page.run(
+        "document.getElementById('token').value = 'wrong';"
+        " document.querySelector('form').requestSubmit()"
+    )
+    wait_until(lambda: is_true(page, "document.getElementById('message')"))
+
+
 def is_true(page, expression) -> bool:
     # Between two documents there is none to ask.
     with contextlib.suppress(AssertionError):
@@ -196,11 +204,7 @@ class TestSession:
         """The form comes again and says so; sign-out ends the session."""
         with browser.profile() as profile:
             page = browser.open(profile, served.path("live"))
-            page.run(
-                "document.getElementById('token').value = 'wrong';"
-                " document.querySelector('form').requestSubmit()"
-            )
-            wait_until(lambda: is_true(page, "document.getElementById('message')"))
+            sign_in_wrongly(page)
             sign_in(page)
             wait_until(lambda: is_true(page, "document.getElementById('pause')"))
             page.run("document.querySelector('header form').requestSubmit()")
@@ -231,28 +235,54 @@ def busy() -> list[dict]:
     return [*events, refused(), letter(), status(sinks=sinks, rates=rates, errors=[error])]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_it_fits(request, tmp_path, opened, served, size, scheme):
-    """At each size nothing is wider than the screen; with --screenshots pictures are kept."""
-    folder = request.config.getoption("--screenshots") or tmp_path
-    folder.mkdir(parents=True, exist_ok=True)
+def show_at(page, size, scheme) -> None:
     width, height = SIZES[size]
-    opened.call(
+    page.call(
         "Emulation.setDeviceMetricsOverride",
         width=width,
         height=height,
         deviceScaleFactor=1,
         mobile=size == "phone",
     )
-    opened.call(
+    page.call(
         "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
     )
+
+
+def check_fits(request, tmp_path, page, name, size) -> None:
+    folder = request.config.getoption("--screenshots") or tmp_path
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = page.call("Page.captureScreenshot", format="png")["data"]
+    (folder / f"{name}.png").write_bytes(base64.b64decode(picture))
+    assert page.run("return document.documentElement.scrollWidth") <= SIZES[size][0]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_it_fits(request, tmp_path, opened, served, size, scheme):
+    """At each size nothing is wider than the screen; with --screenshots pictures are kept."""
+    show_at(opened, size, scheme)
     served.say(*busy())
     wait_until(lambda: len(texts(opened, "#event .row")) == 40)
     wait_until(lambda: len(texts(opened, "#sinks .card")) == 2)
     click(opened, "#event .row:nth-child(3) summary")
     wait_until(lambda: texts(opened, "#event pre") != [])
-    picture = opened.call("Page.captureScreenshot", format="png")["data"]
-    (folder / f"live-{size}-{scheme}.png").write_bytes(base64.b64decode(picture))
-    assert opened.run("return document.documentElement.scrollWidth") <= width
+    check_fits(request, tmp_path, opened, f"live-{size}-{scheme}", size)
+    click(opened, "[data-list=refused]")
+    click(opened, "#refused summary")
+    wait_until(lambda: texts(opened, "#refused pre") != [])
+    check_fits(request, tmp_path, opened, f"refused-{size}-{scheme}", size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_form_fits(request, tmp_path, browser, served, size):
+    """So does the form that signs in, and what is told where nothing came yet."""
+    with browser.profile() as profile:
+        page = browser.open(profile, served.path("live"))
+        show_at(page, size, "light")
+        sign_in_wrongly(page)
+        check_fits(request, tmp_path, page, f"form-{size}", size)
+        sign_in(page)
+        served.say(status())
+        wait_until(lambda: texts(page, "#why")[0].startswith("No request yet."))
+        check_fits(request, tmp_path, page, f"empty-{size}", size)

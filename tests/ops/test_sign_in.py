@@ -71,6 +71,14 @@ class TestToken:
                 answer = connection.getresponse()
                 assert (answer.status, bool(answer.read())) == (status, True)
 
+    def test_a_start_that_failed_told_nobody(self, tmp_path, start_server):
+        """A token that is there before the first journal is printed; it stays as it was."""
+        kept = tmp_path / "data-0" / "state" / "ops-token"
+        kept.parent.mkdir(parents=True)
+        kept.write_text("made-by-an-earlier-start\n")
+        site = start_server("--ops-listen=127.0.0.1:0")
+        assert "Sign in to the live page with: made-by-an-earlier-start" in site.process.stdout
+
     def test_without_the_listener_there_is_none(self, tmp_path):
         """A server that has no page for operators makes no token."""
         create_app(Settings(data_dir=tmp_path, write_key=("key",)))

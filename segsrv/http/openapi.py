@@ -139,6 +139,7 @@ def _ingest(path: str, target: Target) -> Object:
             "200": response("Ok"),
             "400": response("BadRequest"),
             "401": response("Unauthorized"),
+            "429": response("RateLimited"),
             "503": response("Unavailable"),
         },
     }
@@ -207,6 +208,7 @@ def _pixel(path: str, target: Target) -> Object:
             "200": image("Taken"),
             "400": image("The event can't be read or is over a limit"),
             "401": image("No write key, or one that is not known here"),
+            "429": image("Too many events of this key", "Retry-After", "X-RateLimit-Reset"),
             "503": image("Not now", "Retry-After", "X-RateLimit-Reset"),
         },
     }

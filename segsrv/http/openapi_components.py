@@ -241,5 +241,8 @@ _RESPONSES: Object = {
     "BadRequest": _answer("The body can't be read or is over a limit; never retry", "Error"),
     "Unauthorized": _answer("No write key, or one that is not known here", "Error"),
     "NotFound": _answer("There is nothing here", "Error"),
+    "RateLimited": _answer(
+        "The key sends more than it may; try again", "Error", "Retry-After", "X-RateLimit-Reset"
+    ),
     "Unavailable": _answer("Not now; try again", "Error", "Retry-After", "X-RateLimit-Reset"),
 }

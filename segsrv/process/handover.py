@@ -30,7 +30,7 @@ FORMAT = f"1.{board.LAYOUT}.{roster.LAYOUT}.{rates.LAYOUT}"
 REHEARSAL_S_MAX = 60.0
 """A command that takes longer is killed, and the server goes on as it is."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-HELD_SIGNALS = (*STOP_SIGNALS, signal.SIGCHLD, signal.SIGUSR2)
+HELD_SIGNALS = (*STOP_SIGNALS, signal.SIGCHLD, signal.SIGUSR2, signal.SIGHUP)
 """Wait while no handler is there for them: from one program until the next one is set up."""
 
 
@@ -139,8 +139,6 @@ class Successor:
         """
         handed = Handover(fixed=self._fixed, files=self.files, children=dict(children or {}))
         hold_signals()
-        # The next program has no handler for it for a while, and reads its settings anyway.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _set_inheritable(self.files.values(), is_inheritable=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()

@@ -62,15 +62,8 @@ def serve(
     successor = handover.Successor(settings)
     with contextlib.ExitStack() as stack:
         listeners = _listeners(stack, settings, handed)
-        if listeners.ops is not None:
-            address = Address.parse(settings.ops_listen)
-            address = address._replace(port=listeners.ops.getsockname()[1])
-            settings = dataclasses.replace(settings, ops_listen=str(address))
         # Only now: a start that fails for its port should leave no key that nobody was told.
-        settings = with_keys(settings)
-        if settings.ops_listen:
-            # Before there are workers that would each make one.
-            kept_token(settings)
+        settings = _settled(settings, listeners)
 
         def on_all_ready() -> None:
             if handed is None:
@@ -98,6 +91,17 @@ def serve(
         return Supervisor(
             *(found, on_all_ready), roster=roster, succession=Succession(successor), handed=handed
         ).run()
+
+
+def _settled(settings: Settings, listeners: Listeners) -> Settings:
+    """Return *settings* with the port that was picked, and with a key; a first start makes it."""
+    if listeners.ops is not None:
+        address = Address.parse(settings.ops_listen)
+        address = address._replace(port=listeners.ops.getsockname()[1])
+        settings = dataclasses.replace(settings, ops_listen=str(address))
+        # Before there are workers that would each make one.
+        kept_token(settings)
+    return with_keys(settings)
 
 
 def _listeners(

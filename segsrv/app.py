@@ -27,9 +27,11 @@ from segsrv.http.pixel import Pixel
 from segsrv.http.project_settings import ProjectSettings
 from segsrv.http.routes import add_routes
 from segsrv.http.tally import TALLY, Tally
+from segsrv.http.trying import Trial
 from segsrv.key_watch import KeyWatch
 from segsrv.live.page import LivePage
 from segsrv.live.watching import Feed
+from segsrv.ops.debugging import Debug
 from segsrv.ops.health import Health
 from segsrv.ops.listener import ops_application
 from segsrv.ops.metrics import Metrics
@@ -51,6 +53,7 @@ class _Operated:
 
     settings: Settings
     health: Health
+    trial: Trial
 
 
 STATION = web.AppKey("segsrv_station", Station)
@@ -105,8 +108,8 @@ def create_app(
         _background(settings, peers, _report(health, tally), databases, pipeline)
     )
     app.on_shutdown.append(health.stop)
+    app[_OPERATED] = _Operated(settings, health, _trial(settings, user_agents, databases))
     _watch_keys(app, settings, source)
-    app[_OPERATED] = _Operated(settings, health)
     add_routes(
         app,
         handlers,
@@ -143,11 +146,11 @@ def _with_keys(settings: Settings, source: KeySource | None) -> tuple[Settings, 
 
 
 def _watch_keys(app: web.Application, settings: Settings, source: KeySource) -> None:
-    ingest, station = app[INGEST], app[STATION]
+    ingest, station, trial = app[INGEST], app[STATION], app[_OPERATED].trial
 
     def use(keys: Sequence[Key]) -> None:
-        ingest.use_keys(keys)
-        station.use_keys(keys)
+        for part in (ingest, station, trial):
+            part.use_keys(keys)
 
     watch = KeyWatch(settings, source, use, tells=station.worker == 0)
     app[KEY_WATCH] = watch
@@ -159,6 +162,18 @@ def _health(settings: Settings, station: Station, metrics: Metrics, peers: Peers
     return Health(
         *(station, metrics, peers), retry_after_s=settings.retry_after_s, is_apart=is_apart
     )
+
+
+def _trial(settings: Settings, user_agents: UserAgents, databases: Databases) -> Trial:
+    def pipeline() -> Pipeline:
+        # One for each: they run in threads, and the databases may be replaced.
+        return Pipeline(
+            event_bytes_max=settings.event_bytes_max,
+            parse_user_agent=user_agents.parse,
+            locate=databases.geo.locate,
+        )
+
+    return Trial(settings, pipeline)
 
 
 def _user_agents(settings: Settings) -> UserAgents:
@@ -189,10 +204,10 @@ def _peers(settings: Settings, worker: int, *, has_delivery: bool) -> Peers:
 def create_ops_app(app: web.Application) -> web.Application:
     """Build an application of the pages for operators of *app*, which `create_app` returned.
 
-    It answers `/metrics`, `/ready` with details, `/openapi.json` and `/health`, and `/live` behind
-    a sign-in, whose token it makes if there is none. It is meant for a listener that no stranger
-    reaches. *app* itself then answers 404 at the first and the third, and its own `/ready` goes on
-    telling no figures.
+    It answers `/metrics`, `/ready` with details, `/openapi.json` and `/health`, and `/live` and
+    `POST /debug` behind a sign-in, whose token it makes if there is none. It is meant for a
+    listener that no stranger reaches. *app* itself then answers 404 at the first and the third, and
+    its own `/ready` goes on telling no figures.
 
     Raises:
         DataDirUnusable: The token can't be read or written.
@@ -207,7 +222,9 @@ def create_ops_app(app: web.Application) -> web.Application:
     sign_in = SignIn(kept_token(settings), listen=settings.ops_listen, hosts=settings.ops_hosts)
     feed = Feed(settings)
     live = LivePage(sign_in, feed.watch, viewers_max=settings.live_viewers_max)
-    return ops_application(operated.health, OpenApi(settings, None), sign_in, live.add_to)
+    debug = Debug(operated.trial, sign_in, body_bytes_max=settings.body_bytes_max)
+    pages = (live.add_to, debug.add_to)
+    return ops_application(operated.health, OpenApi(settings, None), sign_in, *pages)
 
 
 def _journal(station: Station, ingest: Ingest) -> Context:

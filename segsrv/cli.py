@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from segsrv.commands import check, dead_letter, geoip, journal, keys, serve, status, tail
+from segsrv.commands import check, dead_letter, geoip, journal, keys, serve, status, tail, trying
 from segsrv.errors import SegsrvError, SettingsError
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -54,6 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"segsrv {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (serve, check, status, tail, keys, journal, dead_letter, geoip):
+    for command in (serve, check, trying, status, tail, keys, journal, dead_letter, geoip):
         command.add_to(commands)
     return parser

@@ -108,7 +108,10 @@ async def _check_sink(built: Built) -> list[str]:
 def describe(settings: Settings, sinks: Sequence[Built]) -> list[str]:
     """Say what runs, without secrets."""
     rows = {
-        "formats": "flat at /api/v1/segment, compat at /api/v1/segment/compat, segment at /raw there",
+        "formats": (
+            "flat at /api/v1/segment, compat at /api/v1/segment/compat, "
+            "segment at /api/v1/segment/raw"
+        ),
         "keys": ", ".join(key.id for key in settings.all_keys()) or "none yet",
         "sinks": ", ".join(f"{built.name} ({built.sink.describe()})" for built in sinks),
         "geoip": ", ".join(map(str, settings.geoip_db)) or "none",

@@ -195,7 +195,7 @@ class Callers:
             correct_timestamps=self._settings.correct_timestamps,
             types=frozenset(key.types),
         )
-        return Terms(sender, _output(target, key), (OK, 200, target.kind, key.id), key.id)
+        return Terms(sender, output_of(target, key), (OK, 200, target.kind, key.id), key.id)
 
     def _policy(self, name: str, value: str | None, default: Policy) -> Policy:
         if value is None:
@@ -209,7 +209,7 @@ class Callers:
         return default
 
 
-def _output(target: Target, key: Key) -> Format:
+def output_of(target: Target, key: Key) -> Format:
     """Return the format of the events that come to *target* with *key*."""
     output = target.output
     if not key.formats or output is TRACKER:

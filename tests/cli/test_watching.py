@@ -21,13 +21,21 @@ def site(request, tmp_path_factory):
         yield site
 
 
+# Where the tests run in the background of a shell, it has SIGINT ignored.
+PROGRAM = """import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from segsrv.cli import main
+sys.exit(main())
+"""
+COMMAND = (sys.executable, "-u", "-c", PROGRAM, "tail")
+
+
 class Tail:
     """Runs `segsrv tail` for the length of a `with` block; `items` are what it has printed."""
 
     def __init__(self, site, folder, *flags):
         self._path = folder / "tail"
-        self._command = [sys.executable, "-u", "-m", "segsrv", "tail", *flags]
-        self._command += ["--data-dir", str(site.process.data_dir)]
+        self._command = [*COMMAND, *flags, "--data-dir", str(site.process.data_dir)]
         self.status = None
 
     def __enter__(self):
@@ -144,8 +152,7 @@ class TestTail:
 
 
 def started(*flags, **options):
-    command = [sys.executable, "-u", "-m", "segsrv", "tail", *flags]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen([*COMMAND, *flags], stderr=subprocess.PIPE, **options)
 
 
 KEYS = (KEY, "other-key")

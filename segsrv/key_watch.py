@@ -105,7 +105,7 @@ class KeyWatch:
             if len(self._told) >= LINES_MAX:
                 self._told.clear()
             self._told.add(line)
-            logger.error("%s", line)
+            logger.error("settings: %s", line)
 
 
 def _versions(paths: Sequence[Path]) -> _Versions:

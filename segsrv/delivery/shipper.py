@@ -315,8 +315,7 @@ class Shipper:
                 return False
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._grown.wait(), POLL_S)
-        # What is left of a full batch has waited for its interval.
-        self.is_waiting = self._is_behind = False
+        self.is_waiting = False
         self.on_waiting()
         if self.lag_bytes < self._limits.enough_bytes and not self._is_behind:
             # A stop ends this wait at once: the grace period is for sending.

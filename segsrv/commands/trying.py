@@ -129,7 +129,8 @@ def _pipeline(settings: Settings) -> Pipeline:
 def _print(verdict: Verdict, settings: Settings) -> None:
     lines = []
     if verdict.status != 200:
-        lines.append(f"refused: {verdict.status} {verdict.code}: {verdict.message}")
+        message = _on_a_line(verdict.message)
+        lines.append(f"refused: {verdict.status} {verdict.code}: {message}")
         if verdict.code == "unauthorized":
             known = ", ".join(key.id for key in settings.all_keys()) or "none"
             lines.append(f"keys that are known here: {known}; see --key and --key-id")
@@ -159,11 +160,17 @@ def _sink_lines(sink: str, made: dict[str, Any]) -> Sequence[str]:
     return lines
 
 
+def _on_a_line(text: str) -> str:
+    """Return *text* so that what a client has in it makes no line of its own."""
+    return text.replace("\n", "\\n")
+
+
 def _item_lines(told: dict[str, Any]) -> Sequence[str]:
     if told["code"]:
-        return [f"  set aside: {told['code']}: {told['message']}"]
+        return [f"  set aside: {told['code']}: {_on_a_line(told['message'])}"]
     lines = []
-    for step in told["steps"]:
+    for said in told["steps"]:
+        step = {name: _on_a_line(text) for name, text in said.items()}
         if step["how"] == "left out":
             line = f"  - {step['source']} is left out ({step['value']})"
         elif step["how"] == "moved":

@@ -7,9 +7,10 @@ out.
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,6 +24,7 @@ from segsrv.events.shapes import Event
 
 Path = tuple[str, ...]
 TEXT_CHARS_MAX = 200
+STEPS_MAX = 2_000
 
 _RECEIVED = "when the server received it"
 _ADDRESS = "the sender's address, or the one that a server names"
@@ -88,9 +90,13 @@ def explain(
     payload: Payload, index: int, pipeline: Pipeline, sender: Sender, output: Format
 ) -> Explained:
     """Say what becomes of the item at *index* of *payload*, which stays as it is."""
-    one = copy.deepcopy(payload)
-    one.items = [one.items[index]]
-    sent = copy.deepcopy(one)
+    try:
+        # What a batch shares is not changed, and an item is its own.
+        text = orjson.dumps(payload.items[index])
+    except orjson.JSONEncodeError:
+        message = "the event is nested more than 250 levels deep"
+        return Explained(output.name, None, [], "nested_too_deeply", message)
+    sent, one = (replace(payload, items=[orjson.loads(text)]) for _ in range(2))
     try:
         outcome = pipeline.run(one, sender, output)
     except BadRequest as error:
@@ -99,7 +105,8 @@ def explain(
         letter = orjson.loads(outcome.dead_letters[0])
         return Explained(output.name, None, [], letter["reason"], letter["message"])
     event = orjson.loads(outcome.lines[0])
-    return Explained(output.name, event, list(_steps(_whole(sent), event, output)))
+    steps = _steps(_whole(sent), event, output)
+    return Explained(output.name, event, list(islice(steps, STEPS_MAX)))
 
 
 def _whole(payload: Payload) -> Event:
@@ -118,16 +125,18 @@ def _whole(payload: Payload) -> Event:
 
 def _steps(sent: Event, stored: Event, output: Format) -> Iterator[Step]:
     before, after = dict(_leaves(sent)), dict(_leaves(stored))
-    by_value: dict[str, list[Path]] = {}
+    by_value: dict[tuple[str, str], Path] = {}
     for path, text in before.items():
-        by_value.setdefault(text, []).append(path)
+        by_value.setdefault((text, path[-1]), path)
+        by_value.setdefault((text, ""), path)
     used = set()
     for path, text in after.items():
         if before.get(path) == text:
             used.add(path)
             continue
         why = _why(path, output)
-        source = _source(path, by_value.get(text, ()))
+        # Most likely the sent value of the same name, or else the first that is equal.
+        source = by_value.get((text, path[-1])) or by_value.get((text, ""))
         if source is not None and (why is None or _is_moved(source, path)):
             used.add(source)
             yield Step("moved", _dotted(source), _dotted(path), _cut(text), "")
@@ -147,12 +156,6 @@ def _why(path: Path, output: Format) -> str | None:
     if output.nests_tracker_fields and bare == ("event_id",):
         return _ID
     return next((why for start, why in known if bare[: len(start)] == start), None)
-
-
-def _source(path: Path, candidates: list[Path] | tuple[()]) -> Path | None:
-    """Return which of the sent values this one most likely is: one of its name, or the first."""
-    same = [one for one in candidates if one[-1] == path[-1]]
-    return next(iter([*same, *candidates]), None)
 
 
 def _is_moved(source: Path, path: Path) -> bool:

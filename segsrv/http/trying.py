@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
 from segsrv.errors import BadRequest, NotFound, SegsrvError
 from segsrv.events import COMPAT, FLAT, SEGMENT, TRACKER, Format, Payload, Pipeline, Sender, parse
 from segsrv.events.explaining import Explained, explain
+from segsrv.events.privacy import POLICIES, Policy
 from segsrv.events.scan import check_values
 from segsrv.http.auth import Keyring
 from segsrv.http.body_shape import check_shape
@@ -24,6 +26,7 @@ from segsrv.transform.identity import id_of, type_of
 from segsrv.transform.trying import tried
 
 ITEMS_MAX = 20
+QUERY_CHARS_MAX = 8_192
 SHOWN = (FLAT, COMPAT, SEGMENT)
 
 
@@ -79,18 +82,23 @@ class Trial:
         """Return what would become of *attempt*, shown in *outputs* besides what is stored."""
         verdict = Verdict()
         try:
-            target = self._target(attempt.path)
+            path, _mark, query = attempt.path.partition("?")
+            said = dict(parse_qsl(query[:QUERY_CHARS_MAX]))
+            target = self._target(path)
+            credential = attempt.credential or said.get("token") or said.get("writeKey")
+            if credential:
+                self._keyring.from_body(credential)
             payload = self._parsed(attempt.body, target)
             verdict.events = len(payload.items)
-            key = self._keyring.from_body(attempt.credential or payload.write_key)
+            key = self._keyring.from_body(credential or payload.write_key)
             verdict.key = key.id
             check_shape(payload, target)
             output = output_of(target, key)
             verdict.output = output.name
-            sender = self._sender(attempt, target, key)
+            sender = self._sender(attempt, target, key, said)
             shown, pipeline = dict.fromkeys((output, *outputs)), self._make_pipeline()
             verdict.items = [
-                _item(payload, index, pipeline, sender, list(shown))
+                _item(payload, index, pipeline, sender, list(shown), key)
                 for index in range(min(len(payload.items), ITEMS_MAX))
             ]
             if not payload.is_batch and (refused := verdict.items[0][output.name]["code"]):
@@ -138,7 +146,7 @@ class Trial:
             takes_array=target.takes_array,
         )
 
-    def _sender(self, attempt: Attempt, target: Target, key: Key) -> Sender:
+    def _sender(self, attempt: Attempt, target: Target, key: Key, said: dict[str, str]) -> Sender:
         settings = self._settings
         return Sender(
             api_key={"secret": f"[key {key.id}]", "id": key.id, "none": None}[
@@ -146,8 +154,8 @@ class Trial:
             ],
             address=attempt.address,
             user_agent=attempt.user_agent,
-            cookie_policy=settings.cookie_policy,
-            ip_policy=settings.ip_policy,
+            cookie_policy=_policy(said.get("cookie_policy"), settings.cookie_policy),
+            ip_policy=_policy(said.get("ip_policy"), settings.ip_policy),
             event_type=target.event_type,
             is_client=target.is_client,
             gives_user_agent=target.gives_user_agent,
@@ -156,11 +164,20 @@ class Trial:
         )
 
 
+def _policy(said: str | None, default: Policy) -> Policy:
+    return next((policy for policy in POLICIES if policy == said), default)
+
+
 def _item(
-    payload: Payload, index: int, pipeline: Pipeline, sender: Sender, outputs: list[Format]
+    payload: Payload,
+    index: int,
+    pipeline: Pipeline,
+    sender: Sender,
+    outputs: list[Format],
+    key: Key,
 ) -> dict[str, Any]:
     return {
-        output.name: _told(explain(payload, index, pipeline, sender, output))
+        output.name: _redacted(_told(explain(payload, index, pipeline, sender, output)), key)
         for output in outputs
         if output is TRACKER or output in SHOWN
     }
@@ -173,3 +190,12 @@ def _told(explained: Explained) -> dict[str, Any]:
         "message": explained.message,
         "steps": [step._asdict() for step in explained.steps],
     }
+
+
+def _redacted(told: dict[str, Any], key: Key) -> dict[str, Any]:
+    """Return *told* with the key's id wherever the client has put one of its secrets."""
+    text = orjson.dumps(told)
+    for secret in sorted(key.secrets, key=len, reverse=True):
+        text = text.replace(orjson.dumps(secret)[1:-1], orjson.dumps(f"[key {key.id}]")[1:-1])
+    redacted: dict[str, Any] = orjson.loads(text)
+    return redacted

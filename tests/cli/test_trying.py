@@ -63,6 +63,39 @@ class TestCommand:
         assert "accepted: 200, 2 events" in done.stdout
         assert "set aside: not_an_object" in done.stdout
 
+    def test_a_secret_in_the_body_is_not_shown(self, tmp_path):
+        """Neither where the key belongs nor anywhere else."""
+        body = EVENT | {"writeKey": KEY, "properties": {"note": f"my {KEY}"}}
+        for flags in ((), ("--json",)):
+            done = tried(tmp_path, body, "--path=/v1/t", "--format=all", *flags)
+            assert done.returncode == 0, done.stderr
+            assert KEY not in done.stdout
+            assert "my [key web]" in done.stdout
+
+    def test_no_name_makes_a_line_of_its_own(self, tmp_path):
+        """A client can't have the output say something else."""
+        body = EVENT | {"properties": {"x\nrefused: 401 forged": 1}}
+        done = tried(tmp_path, body, "--key-id=web", "--path=/t")
+        assert not [line for line in done.stdout.splitlines() if line.startswith("refused")]
+
+    def test_a_query_and_a_wrong_key(self, tmp_path):
+        """Policies and key of the query count; a wrong key is told before a broken body."""
+        path = f"/v1/t?ip_policy=strict&token={KEY}"
+        done = tried(tmp_path, EVENT, f"--path={path}", "--address=1.2.3.4", "--json")
+        (item,) = json.loads(done.stdout)["items"]
+        assert item["flat"]["event"]["source_ip"] == "1.2.3.1"
+        done = tried(tmp_path, b"{", "--key=nobody's", "--json")
+        assert json.loads(done.stdout)["code"] == "unauthorized"
+
+    def test_an_event_that_is_nested_too_deeply(self, tmp_path):
+        """It is told as such, and its neighbours are shown."""
+        deep = b'{"a":' * 600 + b"1" + b"}" * 600
+        body = b'{"batch":[{"type":"track","properties":' + deep + b'},{"type":"track"}]}'
+        done = tried(tmp_path, body, "--key-id=web", "--json")
+        first, second = (item["flat"] for item in json.loads(done.stdout)["items"])
+        assert first["code"] == "nested_too_deeply"
+        assert second["event"]["event_type"] == "track"
+
     def test_all_formats(self, tmp_path):
         """Each format is shown as it would be stored."""
         done = tried(tmp_path, EVENT, "--key-id=web", "--format=all", "--path=/t", "--json")

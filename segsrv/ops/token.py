@@ -10,7 +10,7 @@ import secrets
 from pathlib import Path
 
 from segsrv.errors import DataDirUnusable
-from segsrv.files import make_dir, write_all
+from segsrv.files import make_dir, sync_dir, write_all
 from segsrv.settings import Settings
 
 FILE_NAME = "ops-token"
@@ -68,6 +68,7 @@ def _made(path: Path, folder_file_mode: int) -> str:
     try:
         # Unlike a rename, this leaves the token of whoever was first.
         os.link(temporary, path)
+        sync_dir(path.parent)
     except FileExistsError:
         pass
     finally:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from segsrv import Settings, create_app
+from segsrv import Settings, cli, create_app
 from segsrv.delivery.cursor import Mark
 from segsrv.delivery.dedup import DedupIndex, Sent
 from segsrv.delivery.set_aside import SetAside, parts_of
@@ -25,11 +25,12 @@ from segsrv.files import make_dir, publish, replace_file
 from segsrv.geoip import download
 from segsrv.journal.reader import Reader
 from segsrv.journal.slots import SlotFile
+from segsrv.ops.token import kept_token
 from segsrv.sinks.file.compression import compress
 from segsrv.sinks.file.names import FileName
 from segsrv.sinks.file.tail import FileTail
 from segsrv.sinks.file.writer import place_of
-from segsrv.write_keys import with_keys
+from segsrv.write_keys import added_keys, with_keys
 from tests.mmdb import mmdb_bytes
 from tests.power.disk import Disk, Killed
 from tests.power.parts import Journal, Sink, kept_letters, make_batch, make_letters, sent_lines
@@ -165,6 +166,23 @@ class TestFiles:
             (key,) = with_keys(Settings(data_dir=disk.root / "data")).all_keys()
         for state in losses.states():
             assert with_keys(Settings(data_dir=state / "data")).all_keys() == (key,)
+
+    def test_a_key_that_is_added(self, losses):
+        """The key that `segsrv key add` has printed is one of the server's from then on."""
+        with losses.new() as disk:
+            data_dir = disk.root / "data"
+            assert cli.main(["key", "add", "web", f"--data-dir={data_dir}"]) == 0
+            (key,) = added_keys(Settings(data_dir=data_dir))
+        for state in losses.states():
+            assert added_keys(Settings(data_dir=state / "data")) == (key,)
+
+    def test_a_token_that_is_made(self, losses):
+        """The token that the first start prints is the operators' from then on."""
+        with losses.new() as disk:
+            token = kept_token(Settings(data_dir=disk.root / "data"))
+        assert token
+        for state in losses.states():
+            assert kept_token(Settings(data_dir=state / "data")) == token
 
 
 class TestSlots:

@@ -215,7 +215,7 @@ def answers_counted(server: ServerProcess) -> Counter[str]:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
     samples = re.findall(r'^segsrv_requests_total\{.*status="(\d+)".*\} (\S+)$', text, re.MULTILINE)
-    return Counter({status: int(float(count)) for status, count in samples})
+    return Counter({status: number for status, count in samples if (number := int(float(count)))})
 
 
 @EACH_SDK

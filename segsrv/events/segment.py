@@ -21,6 +21,8 @@ from segsrv.events.sender import Moment, Sender
 from segsrv.events.shapes import Event, NestedTooDeeply, as_object, json_text
 from segsrv.events.steps import EVENT_TYPES, UNSPECIFIED, give_user_agent
 
+ROOT_ADDRESSES = ("ip", "request_ip")
+"""Where some SDKs have the sender's address as well; nothing reads it there."""
 PARSED_AGENT = "parsedUserAgent"
 """Of the context: what the user agent says, under the names that `parsed_ua` has elsewhere."""
 
@@ -118,7 +120,7 @@ def shape(
         if parsed:
             context[PARSED_AGENT] = parsed
     if sender.ip_policy != "keep" and is_strict(sender.ip_policy, country):
-        _shorten_address(context)
+        _shorten_address(event, context)
     delete_cookie = sender.cookie_policy != "keep" and is_strict(sender.cookie_policy, country)
     if delete_cookie:
         # Phones repeat the id among the traits.
@@ -168,7 +170,9 @@ def _stamp(event: Event, moment: Moment) -> None:
             return
 
 
-def _shorten_address(context: Event) -> None:
+def _shorten_address(event: Event, context: Event) -> None:
+    for name in ROOT_ADDRESSES:
+        event.pop(name, None)
     stored = context.get("ip")
     # It can't be told what anything but a text would give away.
     shortened = shorten_addresses(stored) if stored.__class__ is str else ""
@@ -179,6 +183,8 @@ def _shorten_address(context: Event) -> None:
 
 
 def _forget_address(event: Event) -> None:
+    for name in ROOT_ADDRESSES:
+        event.pop(name, None)
     context = event.get("context")
     if context.__class__ is dict:
         context.pop("ip", None)

@@ -204,6 +204,13 @@ class TestPrivacy:
         stored = stored_as({"type": "track"}, address="8.8.8.8", ip_policy="strict")
         assert stored["context"] == {"ip": "8.8.8.1", "location": {"country": "US", "city": "C"}}
 
+    def test_an_address_at_the_root(self):
+        """Some SDKs send it there too; a strict policy leaves none of it."""
+        event = {"type": "track", "ip": "8.8.8.8", "request_ip": "8.8.8.8"}
+        stored = stored_as(dict(event), address="8.8.8.8", ip_policy="strict")
+        assert "8.8.8.8" not in str(stored)
+        assert stored_as(dict(event), address="8.8.8.8")["ip"] == "8.8.8.8"
+
     @pytest.mark.parametrize("odd", [["8.8.8.8"], {"a": "8.8.8.8"}, 8])
     def test_what_is_no_text_is_not_stored(self, odd):
         """An address that can't be shortened does not stay."""
